@@ -46,9 +46,7 @@ impl StmtKind {
             }
             Self::Store { place, value } => vec![place.index, *value],
             Self::If { condition, .. } | Self::While { condition, .. } => vec![*condition],
-            Self::For {
-                start, end, step, ..
-            } => vec![*start, *end, *step],
+            Self::For { start, end, step, .. } => vec![*start, *end, *step],
             Self::Return(value) => value.iter().copied().collect(),
             Self::AsyncCopy { to, from } => vec![to.index, from.index],
             Self::LoadMatrix { to, from, .. } => {
@@ -56,9 +54,7 @@ impl StmtKind {
                 out.push(from.index);
                 out
             }
-            Self::Mma { accumulator, a, b, .. } => {
-                [&accumulator.index[..], &a.index, &b.index].concat()
-            }
+            Self::Mma { accumulator, a, b, .. } => [&accumulator.index[..], &a.index, &b.index].concat(),
             Self::Call { arguments, .. } => arguments.iter().filter_map(Argument::value).collect(),
             Self::Comment(_)
             | Self::DeclareRegisters { .. }
@@ -88,11 +84,9 @@ impl Op {
     /// Values this operation reads.
     pub fn operands(&self) -> Vec<ValueId> {
         match self {
-            Self::Literal(_)
-            | Self::Constant(_)
-            | Self::Parameter(_)
-            | Self::Builtin(_)
-            | Self::ReadVariable(_) => Vec::new(),
+            Self::Literal(_) | Self::Constant(_) | Self::Parameter(_) | Self::Builtin(_) | Self::ReadVariable(_) => {
+                Vec::new()
+            }
             Self::ReadRegister(reference) => reference.index.clone(),
             Self::Load(place) => vec![place.index],
             Self::Lookup { index, .. } => vec![*index],
@@ -110,14 +104,8 @@ impl Op {
                 _ => vec![*value],
             },
             Self::WarpReduce { value, .. } => vec![*value],
-            Self::Dot4 {
-                a, b, accumulator, ..
-            } => vec![*a, *b, *accumulator],
-            Self::BytePermute {
-                low,
-                high,
-                selector,
-            } => vec![*low, *high, *selector],
+            Self::Dot4 { a, b, accumulator, .. } => vec![*a, *b, *accumulator],
+            Self::BytePermute { low, high, selector } => vec![*low, *high, *selector],
             Self::Call { arguments, .. } => arguments.iter().filter_map(Argument::value).collect(),
         }
     }

@@ -1,0 +1,153 @@
+//! `#[kernel]`
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Expr, GenericParam, ItemFn, MetaNameValue, ReturnType, Type};
+
+use crate::body::{self, Context};
+use crate::parameters::{self, Errors};
+
+/// Scalar types that are passed by value at launch.
+const SCALARS: &[&str] = &["u32", "i32", "u64", "f32"];
+
+fn threads(arguments: TokenStream) -> syn::Result<Expr> {
+    let help = "a kernel says how many threads a block has: #[kernel(threads = 256)], or an expression over its comptime parameters";
+    if arguments.is_empty() {
+        return Err(syn::Error::new(proc_macro2::Span::call_site(), help));
+    }
+    let argument: MetaNameValue = syn::parse2(arguments)?;
+    if argument.path.is_ident("threads") {
+        Ok(argument.value)
+    } else {
+        Err(syn::Error::new_spanned(&argument.path, help))
+    }
+}
+
+pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
+    let mut function: ItemFn = syn::parse2(item)?;
+    let mut errors = Errors::default();
+    let threads = threads(arguments).unwrap_or_else(|error| {
+        errors.push(error);
+        syn::parse_quote!(0)
+    });
+    parameters::check_signature(&function.sig, "kernel", &mut errors);
+    if let Some(receiver) = function.sig.receiver() {
+        errors.push(syn::Error::new_spanned(
+            receiver,
+            "a kernel is a free function and takes no `self`",
+        ));
+    }
+    if let ReturnType::Type(_, ty) = &function.sig.output {
+        errors.push(syn::Error::new_spanned(
+            ty,
+            "a kernel returns nothing: store results through an `Out<T>` parameter",
+        ));
+    }
+    let parameters = parameters::take(&mut function.sig, true, &mut errors);
+    let comptime: Vec<_> = parameters.iter().filter(|p| p.comptime).collect();
+    let context = Context::kernel(comptime.iter().map(|p| p.name.to_string()).collect());
+    body::rewrite(&mut function.block, &context, &mut errors);
+    errors.finish()?;
+
+    let at = |span| quote_spanned!(span=> ::tilekiln_dsl::ir::Location::caller());
+    let declare = parameters.iter().filter(|p| !p.comptime).map(|p| {
+        let (name, ty) = (&p.name, &p.ty);
+        let text = name.to_string();
+        let names = p.shape.iter().map(|dim| quote!(#dim).to_string().replace(' ', ""));
+        let ty = match ty {
+            Type::Path(path) if SCALARS.iter().any(|s| path.path.is_ident(s)) => {
+                quote_spanned!(ty.span()=> ::tilekiln_dsl::value::Val<#ty>)
+            }
+            _ => quote!(#ty),
+        };
+        let declare = quote_spanned!(ty.span()=> <#ty as ::tilekiln_dsl::memory::KernelParameter>::declare);
+        let at = at(name.span());
+        quote!(let mut #name = #declare(#text, &[#(#names),*], #at);)
+    });
+    // sizes may be parameters that are declared later, hence a second round
+    let shapes = parameters.iter().filter(|p| p.shape.len() > 1).map(|p| {
+        let name = &p.name;
+        let inner = p.shape.iter().skip(1).map(|dim| {
+            let at = at(dim.span());
+            quote_spanned!(dim.span()=> ::tilekiln_dsl::memory::Global::<f32, ()>::extent(#dim, #at))
+        });
+        quote!(#name.set_shape(vec![#(#inner),*]);)
+    });
+    let shapes: Vec<_> = shapes.collect();
+
+    let mut settings = Vec::new();
+    for parameter in &function.sig.generics.params {
+        match parameter {
+            GenericParam::Type(ty) => {
+                let ident = &ty.ident;
+                let key = snake_case(&ident.to_string());
+                settings.push(quote_spanned!(ident.span()=> settings.push(::tilekiln_dsl::comptime::type_setting::<#ident>(#key));));
+            }
+            GenericParam::Const(constant) => {
+                let ident = &constant.ident;
+                let key = snake_case(&ident.to_string());
+                settings.push(quote_spanned!(ident.span()=> ::tilekiln_dsl::comptime::Comptime::settings(&#ident, #key, &mut settings);));
+            }
+            _ => {}
+        }
+    }
+    for parameter in &comptime {
+        let (name, key) = (&parameter.name, parameter.name.to_string());
+        settings.push(quote_spanned!(parameter.ty.span()=> ::tilekiln_dsl::comptime::Comptime::settings(&#name, #key, &mut settings);));
+    }
+
+    let doc = body::doc_lines(&function.attrs);
+    let attributes = &function.attrs;
+    let visibility = &function.vis;
+    let ident = &function.sig.ident;
+    let family = ident.to_string();
+    let (generics, _, clause) = function.sig.generics.split_for_impl();
+    let constructor: Vec<_> = comptime
+        .iter()
+        .map(|p| {
+            let (name, ty) = (&p.name, &p.ty);
+            quote!(#name: #ty)
+        })
+        .collect();
+    let captured: Vec<_> = comptime.iter().map(|p| &p.name).collect();
+    let copies: Vec<_> = captured.iter().map(|name| format_ident!("{name}")).collect();
+    let block = &function.block;
+    let location = at(ident.span());
+    let lints = body::allowed_lints();
+    Ok(quote! {
+        #(#attributes)*
+        #lints
+        #visibility fn #ident #generics (#(#constructor),*) -> ::tilekiln_dsl::comptime::KernelDef #clause {
+            use ::tilekiln_dsl::operators::{PlainBinding as _, PlainComparison as _, PlainPlace as _};
+            let mut settings = ::std::vec::Vec::new();
+            #(#settings)*
+            let block_threads: usize = #threads;
+            ::tilekiln_dsl::comptime::KernelDef::new(
+                #family,
+                &[#(#doc),*],
+                #location,
+                settings,
+                block_threads,
+                ::std::rc::Rc::new(move || {
+                    #(let #copies = ::std::clone::Clone::clone(&#captured);)*
+                    #(#declare)*
+                    #(#shapes)*
+                    #block
+                }),
+            )
+        }
+    })
+}
+
+/// `KvCodec` to `kv_codec`.
+pub fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for (index, c) in name.char_indices() {
+        if c.is_uppercase() && index > 0 {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
