@@ -385,6 +385,10 @@ impl Rewriter<'_> {
         let at = at(span);
         self.label(e.label.as_ref());
         let rounds = match &mut *e.expr {
+            // two bare numbers: left to Rust, which finds their type from their use
+            Expr::Range(range) if is_number(range.start.as_deref()) && is_number(range.end.as_deref()) => {
+                quote!(#range)
+            }
             Expr::Range(range)
                 if matches!(range.limits, RangeLimits::HalfOpen(_)) && range.start.is_some() && range.end.is_some() =>
             {
@@ -498,6 +502,10 @@ impl Rewriter<'_> {
             }
         }
     }
+}
+
+fn is_number(bound: Option<&Expr>) -> bool {
+    matches!(bound, Some(Expr::Lit(literal)) if matches!(literal.lit, Lit::Int(_)))
 }
 
 /// `+=` to `+`.
