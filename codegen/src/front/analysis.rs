@@ -5,8 +5,8 @@
 //! every point says what it changes. A value *lands* at the point whose statement contains its text.
 
 use tilekiln_dsl::ir::{
-    Access, Block, Body, FunctionId, FunctionParameterKind, Kernel, Memory, Op, ParameterKind,
-    RegistersId, StmtKind, ValueId, VariableId,
+    Access, Block, Body, FunctionId, FunctionParameterKind, Kernel, Memory, Op, ParameterKind, RegistersId, StmtKind,
+    ValueId, VariableId,
 };
 
 /// What the printing of a body is based on.
@@ -56,7 +56,11 @@ impl Owner<'_> {
             return false;
         };
         let is_shared = |index: u32| {
-            kernel.functions.get(function.index()).and_then(|f| f.parameters.get(index as usize)).is_some_and(|p| matches!(p.kind, FunctionParameterKind::Shared(_)))
+            kernel
+                .functions
+                .get(function.index())
+                .and_then(|f| f.parameters.get(index as usize))
+                .is_some_and(|p| matches!(p.kind, FunctionParameterKind::Shared(_)))
         };
         is_shared(a) == is_shared(b)
     }
@@ -198,7 +202,9 @@ pub(crate) fn analyse(body: &Body, owner: Owner<'_>, effects: &[CallEffect]) -> 
         .map(|value| {
             !flow.uses[value].is_empty()
                 && flow.uses[value].iter().all(|u| match u {
-                    Use::Operand { user, .. } => matches!(&body.value(*user).op, Op::Load(place) if place.index.index() == value),
+                    Use::Operand { user, .. } => {
+                        matches!(&body.value(*user).op, Op::Load(place) if place.index.index() == value)
+                    }
                     Use::Statement(landing) => flow.is_index_at(landing.point, value),
                 })
         })
@@ -281,7 +287,11 @@ impl Flow<'_> {
     fn mark_block(&mut self, block: &Block) -> bool {
         let mut any = false;
         for stmt in block {
-            let inner_needed = stmt.kind.blocks().into_iter().fold(false, |any, inner| self.mark_block(inner) | any);
+            let inner_needed = stmt
+                .kind
+                .blocks()
+                .into_iter()
+                .fold(false, |any, inner| self.mark_block(inner) | any);
             let needed = match &stmt.kind {
                 StmtKind::Eval(value) => {
                     let effect = matches!(&self.body.value(*value).op, Op::Call { function, .. } if self.call_effect(*function) == CallEffect::Full);
@@ -290,7 +300,9 @@ impl Flow<'_> {
                     }
                     effect
                 }
-                StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => self.variable_read[variable.index()],
+                StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
+                    self.variable_read[variable.index()]
+                }
                 StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
                 StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
                 StmtKind::Mma { accumulator, a, b, .. } => {
@@ -328,7 +340,9 @@ impl Flow<'_> {
                 *next += 1;
                 if here == point {
                     return Some(match &stmt.kind {
-                        StmtKind::Store { place, value: stored } => place.index.index() == value && stored.index() != value,
+                        StmtKind::Store { place, value: stored } => {
+                            place.index.index() == value && stored.index() != value
+                        }
                         StmtKind::AsyncCopy { .. } | StmtKind::LoadMatrix { .. } => true,
                         _ => false,
                     });
@@ -400,7 +414,13 @@ impl Flow<'_> {
                 loops: loops.clone(),
                 block: number,
             });
-            let at = |point, header| Use::Statement(Landing { point, header, lazy: false });
+            let at = |point, header| {
+                Use::Statement(Landing {
+                    point,
+                    header,
+                    lazy: false,
+                })
+            };
             match &stmt.kind {
                 StmtKind::Eval(value) => {
                     if self.live[value.index()] {
@@ -459,7 +479,9 @@ impl Flow<'_> {
 
     fn statement_prints(&self, kind: &StmtKind) -> bool {
         match kind {
-            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => self.variable_read[variable.index()],
+            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
+                self.variable_read[variable.index()]
+            }
             StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
             StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
             StmtKind::Mma { accumulator, .. } => self.registers_read[accumulator.registers.index()],
@@ -515,7 +537,13 @@ impl Flow<'_> {
             },
             Reads::AnyMemory => matches!(point.change, Change::Fence | Change::Call | Change::Memory(_)),
             Reads::Lanes => matches!(point.change, Change::Fence | Change::Call | Change::Flow),
-            Reads::Everything => point.loads || matches!(point.change, Change::Memory(_) | Change::Fence | Change::Call | Change::Flow),
+            Reads::Everything => {
+                point.loads
+                    || matches!(
+                        point.change,
+                        Change::Memory(_) | Change::Fence | Change::Call | Change::Flow
+                    )
+            }
         }
     }
 
@@ -532,11 +560,18 @@ impl Flow<'_> {
                 match *used {
                     Use::Statement(landing) => lands.push(landing),
                     Use::Operand { user, lazy } if inline[user.index()] => {
-                        lands.extend(landings[user.index()].iter().map(|l| Landing { lazy: l.lazy || lazy, ..*l }));
+                        lands.extend(landings[user.index()].iter().map(|l| Landing {
+                            lazy: l.lazy || lazy,
+                            ..*l
+                        }));
                     }
                     Use::Operand { user, lazy } => {
                         if let Some(point) = self.evaluated_at[user.index()] {
-                            lands.push(Landing { point, header: false, lazy });
+                            lands.push(Landing {
+                                point,
+                                header: false,
+                                lazy,
+                            });
                         }
                     }
                 }
@@ -584,9 +619,15 @@ impl Flow<'_> {
                 return false;
             }
             // The loop that starts at `to` is the first whose points follow it.
-            end = self.points.get(to + 1).and_then(|p| p.loops.last()).map_or(to + 1, |&l| self.loop_end[l].max(to + 1));
+            end = self
+                .points
+                .get(to + 1)
+                .and_then(|p| p.loops.last())
+                .map_or(to + 1, |&l| self.loop_end[l].max(to + 1));
         }
-        if matches!(reads, Reads::Lanes | Reads::Everything) && (landing.lazy || landing.header || start.block != target.block) {
+        if matches!(reads, Reads::Lanes | Reads::Everything)
+            && (landing.lazy || landing.header || start.block != target.block)
+        {
             return false;
         }
         !(from + 1..end).any(|p| self.conflicts(reads, &self.points[p]))
@@ -620,7 +661,9 @@ impl Flow<'_> {
             (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => {
                 kernel.constants.get(id.index()).is_some_and(|c| c.name == name)
             }
-            (Op::Parameter(p), Owner::Kernel(kernel)) => kernel.parameters.get(*p as usize).is_some_and(|x| x.name == name),
+            (Op::Parameter(p), Owner::Kernel(kernel)) => {
+                kernel.parameters.get(*p as usize).is_some_and(|x| x.name == name)
+            }
             (Op::Parameter(p), Owner::Function(kernel, f)) => kernel
                 .functions
                 .get(f.index())
@@ -638,5 +681,11 @@ fn always_inline(op: &Op) -> bool {
 
 /// Whether a memory parameter of a kernel is only read.
 pub(crate) fn is_read_only(kind: &ParameterKind) -> bool {
-    matches!(kind, ParameterKind::Memory { access: Access::Read, .. })
+    matches!(
+        kind,
+        ParameterKind::Memory {
+            access: Access::Read,
+            ..
+        }
+    )
 }

@@ -55,9 +55,11 @@ impl<'f, 'k> Printer<'f, 'k> {
         file.names.open();
         let wanted: Vec<&str> = match owner {
             Owner::Kernel(kernel) => kernel.parameters.iter().map(|p| p.name.as_str()).collect(),
-            Owner::Function(kernel, id) => {
-                kernel.functions[id.index()].parameters.iter().map(|p| p.name.as_str()).collect()
-            }
+            Owner::Function(kernel, id) => kernel.functions[id.index()]
+                .parameters
+                .iter()
+                .map(|p| p.name.as_str())
+                .collect(),
         };
         let parameters = wanted.into_iter().map(|name| file.names.declare(name)).collect();
         Self {
@@ -114,14 +116,16 @@ impl<'f, 'k> Printer<'f, 'k> {
                         Some(ParameterKind::Memory { element, .. }) => *element,
                         _ => return Err(missing()),
                     },
-                    Owner::Function(kernel, id) => match kernel.functions[id.index()].parameters.get(index).map(|p| p.kind) {
-                        Some(
-                            FunctionParameterKind::GlobalRead(element)
-                            | FunctionParameterKind::GlobalWrite(element)
-                            | FunctionParameterKind::Shared(element),
-                        ) => element,
-                        _ => return Err(missing()),
-                    },
+                    Owner::Function(kernel, id) => {
+                        match kernel.functions[id.index()].parameters.get(index).map(|p| p.kind) {
+                            Some(
+                                FunctionParameterKind::GlobalRead(element)
+                                | FunctionParameterKind::GlobalWrite(element)
+                                | FunctionParameterKind::Shared(element),
+                            ) => element,
+                            _ => return Err(missing()),
+                        }
+                    }
                 };
                 Ok((self.parameters[index].clone(), element))
             }

@@ -37,7 +37,9 @@ pub(crate) fn operator(op: BinaryOp, is_bool: bool) -> Option<(&'static str, u8)
         BinaryOp::Xor => ("^", binding::BIT_XOR),
         BinaryOp::Shl => ("<<", binding::SHIFT),
         BinaryOp::Shr => (">>", binding::SHIFT),
-        BinaryOp::Min | BinaryOp::Max | BinaryOp::AddUnfused | BinaryOp::SubUnfused | BinaryOp::MulUnfused => return None,
+        BinaryOp::Min | BinaryOp::Max | BinaryOp::AddUnfused | BinaryOp::SubUnfused | BinaryOp::MulUnfused => {
+            return None;
+        }
     })
 }
 
@@ -46,8 +48,10 @@ pub(crate) fn operator(op: BinaryOp, is_bool: bool) -> Option<(&'static str, u8)
 pub(crate) fn infix(token: &str, binds: u8, a: Expr, b: Expr, regroup: bool) -> Expr {
     let mixed = |side: &Expr| {
         let binary = side.binds >= binding::OR && side.binds <= binding::PRODUCT;
-        let asks = matches!(binds, binding::SHIFT | binding::BIT_AND | binding::BIT_XOR | binding::BIT_OR)
-            || (binds == binding::OR && side.binds == binding::AND);
+        let asks = matches!(
+            binds,
+            binding::SHIFT | binding::BIT_AND | binding::BIT_XOR | binding::BIT_OR
+        ) || (binds == binding::OR && side.binds == binding::AND);
         binary && asks && (side.binds != binds || binds == binding::SHIFT)
     };
     let left_needs = if mixed(&a) { binding::PRIMARY } else { binds };
@@ -72,9 +76,14 @@ impl Printer<'_, '_> {
         }
         if !self.is_inline(id) {
             let value = self.body.value(id);
-            let what = value.name.clone().map_or_else(|| format!("a {} value", value.ty), |n| format!("`{n}`"));
+            let what = value
+                .name
+                .clone()
+                .map_or_else(|| format!("a {} value", value.ty), |n| format!("`{n}`"));
             return Err(CodegenError {
-                message: format!("{what} is used where it has not been computed; compute it in the block that uses it, or one around it"),
+                message: format!(
+                    "{what} is used where it has not been computed; compute it in the block that uses it, or one around it"
+                ),
                 at: value.at,
             });
         }
@@ -96,16 +105,23 @@ impl Printer<'_, '_> {
             Op::Literal(literal) => self.literal(*literal, context),
             Op::Constant(id) => self.constant(id.index(), context, at)?,
             Op::Parameter(index) => {
-                let name = self.parameters.get(*index as usize).cloned().ok_or_else(|| CodegenError {
-                    message: "a value names a parameter that is not there".to_string(),
-                    at,
-                })?;
+                let name = self
+                    .parameters
+                    .get(*index as usize)
+                    .cloned()
+                    .ok_or_else(|| CodegenError {
+                        message: "a value names a parameter that is not there".to_string(),
+                        at,
+                    })?;
                 Expr::primary(name)
             }
             Op::Builtin(builtin) => language.builtin(*builtin, &mut self.file.needs),
             Op::ReadVariable(variable) => {
                 let name = self.variables[variable.index()].clone().ok_or_else(|| CodegenError {
-                    message: format!("variable `{}` is read before it is declared", body.variables[variable.index()].name),
+                    message: format!(
+                        "variable `{}` is read before it is declared",
+                        body.variables[variable.index()].name
+                    ),
                     at,
                 })?;
                 Expr::primary(name)
@@ -118,7 +134,11 @@ impl Printer<'_, '_> {
             Op::Load(place) => self.load(place, context, at)?,
             Op::Lookup { table, index } => {
                 let table = &body.tables[table.index()];
-                let found = self.file.tables.iter().position(|t| t.table.name == table.name && t.table.entries == table.entries);
+                let found = self
+                    .file
+                    .tables
+                    .iter()
+                    .position(|t| t.table.name == table.name && t.table.entries == table.entries);
                 let position = found.ok_or_else(|| CodegenError {
                     message: format!("table `{}` is not part of the kernel", table.name),
                     at,
@@ -143,7 +163,11 @@ impl Printer<'_, '_> {
                         UnaryOp::Not => "~",
                     };
                     let operand = a.within(binding::UNARY);
-                    let operand = if operand.starts_with('-') { format!("({operand})") } else { operand };
+                    let operand = if operand.starts_with('-') {
+                        format!("({operand})")
+                    } else {
+                        operand
+                    };
                     Expr {
                         text: format!("{token}{operand}"),
                         binds: binding::UNARY,
@@ -162,7 +186,13 @@ impl Printer<'_, '_> {
                 };
                 let (a, b) = self.operands(*a, *b, Context::Beside)?;
                 // A comparison of comparisons reads (and warns) badly without parentheses.
-                let tight = |e: Expr| if e.binds <= binding::RELATION { Expr::primary(format!("({})", e.text)) } else { e };
+                let tight = |e: Expr| {
+                    if e.binds <= binding::RELATION {
+                        Expr::primary(format!("({})", e.text))
+                    } else {
+                        e
+                    }
+                };
                 infix(token, binds, tight(a), tight(b), false)
             }
             Op::Select { condition, yes, no } => {
@@ -225,7 +255,9 @@ impl Printer<'_, '_> {
                 let value = self.value(*value, Context::Exact)?;
                 if !matches!(width, 2 | 4 | 8 | 16 | 32) {
                     return Err(CodegenError {
-                        message: format!("a warp reduction over {width} lanes; groups of 2, 4, 8, 16 or 32 lanes exist"),
+                        message: format!(
+                            "a warp reduction over {width} lanes; groups of 2, 4, 8, 16 or 32 lanes exist"
+                        ),
                         at,
                     });
                 }
@@ -242,7 +274,9 @@ impl Printer<'_, '_> {
                 accumulator,
             } => {
                 let operands = self.exprs(&[*a, *b, *accumulator], Context::Typed)?;
-                self.file.needs.call(if *a_signed { "dot4" } else { "dot4_unsigned_signed" }, &operands)
+                self.file
+                    .needs
+                    .call(if *a_signed { "dot4" } else { "dot4_unsigned_signed" }, &operands)
             }
             Op::BytePermute { low, high, selector } => {
                 let low = self.value(*low, Context::Typed)?;
@@ -266,10 +300,15 @@ impl Printer<'_, '_> {
         arguments: &[Argument],
         at: tilekiln_dsl::ir::Location,
     ) -> Result<String, CodegenError> {
-        let name = self.file.function_names.get(function.index()).cloned().ok_or_else(|| CodegenError {
-            message: "a call names a function that is not part of the kernel".to_string(),
-            at,
-        })?;
+        let name = self
+            .file
+            .function_names
+            .get(function.index())
+            .cloned()
+            .ok_or_else(|| CodegenError {
+                message: "a call names a function that is not part of the kernel".to_string(),
+                at,
+            })?;
         self.file.used_functions.insert(function.index());
         let mut list = Vec::new();
         for argument in arguments {
@@ -282,11 +321,20 @@ impl Printer<'_, '_> {
     }
 
     /// `name[i][j]`, all given dimensions.
-    pub fn register(&mut self, reference: &RegisterRef, at: tilekiln_dsl::ir::Location) -> Result<String, CodegenError> {
-        let mut text = self.registers[reference.registers.index()].clone().ok_or_else(|| CodegenError {
-            message: format!("register array `{}` is used before it is declared", self.body.registers[reference.registers.index()].name),
-            at,
-        })?;
+    pub fn register(
+        &mut self,
+        reference: &RegisterRef,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<String, CodegenError> {
+        let mut text = self.registers[reference.registers.index()]
+            .clone()
+            .ok_or_else(|| CodegenError {
+                message: format!(
+                    "register array `{}` is used before it is declared",
+                    self.body.registers[reference.registers.index()].name
+                ),
+                at,
+            })?;
         for index in &reference.index {
             text += &format!("[{}]", self.text(*index)?);
         }
@@ -332,7 +380,13 @@ impl Printer<'_, '_> {
         }
     }
 
-    fn converted(&mut self, from: Type, to: Type, a: Expr, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
+    fn converted(
+        &mut self,
+        from: Type,
+        to: Type,
+        a: Expr,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<Expr, CodegenError> {
         if from == to {
             return Ok(a);
         }
@@ -358,7 +412,10 @@ impl Printer<'_, '_> {
     fn operands(&mut self, a: ValueId, b: ValueId, beside: Context) -> Result<(Expr, Expr), CodegenError> {
         let context_of = |other_is_literal: bool| if other_is_literal { Context::Exact } else { beside };
         let (a_literal, b_literal) = (self.is_literal(a), self.is_literal(b));
-        Ok((self.value(a, context_of(b_literal))?, self.value(b, context_of(a_literal))?))
+        Ok((
+            self.value(a, context_of(b_literal))?,
+            self.value(b, context_of(a_literal))?,
+        ))
     }
 
     fn is_literal(&self, id: ValueId) -> bool {
@@ -402,7 +459,10 @@ impl Printer<'_, '_> {
             return Ok(infix("-", binding::SUM, left, Expr::primary(positive), false));
         }
         let regroup = !ty.scalar().is_float()
-            && matches!(op, BinaryOp::Add | BinaryOp::Mul | BinaryOp::And | BinaryOp::Or | BinaryOp::Xor);
+            && matches!(
+                op,
+                BinaryOp::Add | BinaryOp::Mul | BinaryOp::And | BinaryOp::Or | BinaryOp::Xor
+            );
         let regroup = regroup && !self.mixes_products(op, b);
         Ok(infix(token, binds, left, right, regroup))
     }
@@ -412,7 +472,12 @@ impl Printer<'_, '_> {
         !matches!(&self.body.value(right).op, Op::Binary(inner, ..) if *inner == op)
     }
 
-    fn constant(&mut self, index: usize, context: Context, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
+    fn constant(
+        &mut self,
+        index: usize,
+        context: Context,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<Expr, CodegenError> {
         let constant = self.file.kernel.constants.get(index).ok_or_else(|| CodegenError {
             message: "a value names a constant that is not part of the kernel".to_string(),
             at,
@@ -433,14 +498,26 @@ impl Printer<'_, '_> {
             Literal::I32(i32::MIN) => "(-2147483647 - 1)".to_string(),
             Literal::I32(v) => v.to_string(),
             Literal::U32(v) => {
-                let digits = if context == Context::Mask && v > 9 { format!("{v:#x}") } else { v.to_string() };
+                let digits = if context == Context::Mask && v > 9 {
+                    format!("{v:#x}")
+                } else {
+                    v.to_string()
+                };
                 // A decimal literal above the range of `int` would become a 64-bit one.
                 let short = bare && (v <= i32::MAX as u32 || context == Context::Mask);
                 if short { digits } else { digits + "u" }
             }
             Literal::U64(v) => {
-                let digits = if context == Context::Mask && v > 9 { format!("{v:#x}") } else { v.to_string() };
-                if bare && v <= i32::MAX as u64 { digits } else { digits + "ull" }
+                let digits = if context == Context::Mask && v > 9 {
+                    format!("{v:#x}")
+                } else {
+                    v.to_string()
+                };
+                if bare && v <= i32::MAX as u64 {
+                    digits
+                } else {
+                    digits + "ull"
+                }
             }
             Literal::F32(v) => return self.float(v),
             Literal::F16(v) => {
@@ -448,7 +525,11 @@ impl Printer<'_, '_> {
                 return self.file.language.half_literal(&inner.text, &mut self.file.needs);
             }
         };
-        let binds = if text.starts_with('-') { binding::UNARY } else { binding::PRIMARY };
+        let binds = if text.starts_with('-') {
+            binding::UNARY
+        } else {
+            binding::PRIMARY
+        };
         Expr { text, binds }
     }
 
@@ -461,7 +542,11 @@ impl Printer<'_, '_> {
         } else {
             float_text(v)
         };
-        let binds = if text.starts_with('-') { binding::UNARY } else { binding::PRIMARY };
+        let binds = if text.starts_with('-') {
+            binding::UNARY
+        } else {
+            binding::PRIMARY
+        };
         Expr { text, binds }
     }
 }

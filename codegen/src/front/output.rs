@@ -97,7 +97,10 @@ impl Output {
 
 /// Text that is safe behind `//`: one line, and no backslash at its end (it would continue the comment).
 pub(crate) fn comment_text(text: &str) -> String {
-    text.replace(['\n', '\r'], " ").trim_end_matches(['\\', ' ', '\t']).trim_start().to_string()
+    text.replace(['\n', '\r'], " ")
+        .trim_end_matches(['\\', ' ', '\t'])
+        .trim_start()
+        .to_string()
 }
 
 /// Where to break a line: the last place within `width` that is least deep in parentheses, after a comma or

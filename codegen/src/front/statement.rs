@@ -1,7 +1,8 @@
 //! Statements: declarations, assignments, control flow, barriers, fragments.
 
 use tilekiln_dsl::ir::{
-    BinaryOp, Block, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId, Scalar, Stmt, StmtKind, Type, ValueId,
+    BinaryOp, Block, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId, Scalar, Stmt, StmtKind, Type,
+    ValueId,
 };
 
 use super::body::Printer;
@@ -40,7 +41,10 @@ impl Printer<'_, '_> {
             StmtKind::Assign { variable, value } => {
                 if self.analysis.variable_read[variable.index()] {
                     let name = self.variables[variable.index()].clone().ok_or_else(|| CodegenError {
-                        message: format!("variable `{}` is assigned before it is declared", self.body.variables[variable.index()].name),
+                        message: format!(
+                            "variable `{}` is assigned before it is declared",
+                            self.body.variables[variable.index()].name
+                        ),
                         at,
                     })?;
                     let ty = self.body.variables[variable.index()].ty;
@@ -123,7 +127,11 @@ impl Printer<'_, '_> {
             StmtKind::AsyncCopy { to, from } => {
                 let to = self.element(to, at)?;
                 let from = self.element(from, at)?;
-                let copy = if self.file.kernel.target.async_copy { "async_copy_16" } else { "copy_16" };
+                let copy = if self.file.kernel.target.async_copy {
+                    "async_copy_16"
+                } else {
+                    "copy_16"
+                };
                 self.file.needs.helper(copy);
                 self.line(format!("{copy}(&{to}, &{from});"), at);
             }
@@ -131,14 +139,21 @@ impl Printer<'_, '_> {
                 let target = &self.file.kernel.target;
                 if !target.matrix_load {
                     return Err(CodegenError {
-                        message: format!("{} has no matrix load from shared memory; load the fragment with ordinary loads (the tile types of the language do)", target.name),
+                        message: format!(
+                            "{} has no matrix load from shared memory; load the fragment with ordinary loads (the tile types of the language do)",
+                            target.name
+                        ),
                         at,
                     });
                 }
                 if self.analysis.registers_read[to.registers.index()] {
                     let to = self.register(to, at)?;
                     let from = self.element(from, at)?;
-                    let load = if *transposed { "load_matrix_transposed" } else { "load_matrix" };
+                    let load = if *transposed {
+                        "load_matrix_transposed"
+                    } else {
+                        "load_matrix"
+                    };
                     self.file.needs.helper(load);
                     self.line(format!("{load}({to}, &{from});"), at);
                 }
@@ -208,7 +223,10 @@ impl Printer<'_, '_> {
             return Ok(None);
         };
         let native = matches!(ty, Type::Scalar(Scalar::I32 | Scalar::U32 | Scalar::U64 | Scalar::F32));
-        let is_old = matches!(self.body.value(*old).op, Op::ReadVariable(_) | Op::ReadRegister(_) | Op::Load(_));
+        let is_old = matches!(
+            self.body.value(*old).op,
+            Op::ReadVariable(_) | Op::ReadRegister(_) | Op::Load(_)
+        );
         let rem = *op == BinaryOp::Rem && ty.scalar() == Scalar::F32;
         let Some((token, _)) = operator(*op, false).filter(|_| native && is_old && !rem) else {
             return Ok(None);
@@ -216,10 +234,19 @@ impl Printer<'_, '_> {
         if !self.is_inline(*old) || self.text(*old)? != name {
             return Ok(None);
         }
-        if *op == BinaryOp::Add && matches!(self.literal_value(*new), Some(Literal::I32(1) | Literal::U32(1) | Literal::U64(1))) {
+        if *op == BinaryOp::Add
+            && matches!(
+                self.literal_value(*new),
+                Some(Literal::I32(1) | Literal::U32(1) | Literal::U64(1))
+            )
+        {
             return Ok(Some(format!("++{name};")));
         }
-        let context = if matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor) { Context::Mask } else { Context::Beside };
+        let context = if matches!(op, BinaryOp::And | BinaryOp::Or | BinaryOp::Xor) {
+            Context::Mask
+        } else {
+            Context::Beside
+        };
         let text = self.value(*new, context)?.text;
         Ok(Some(format!("{name} {token}= {text};")))
     }
@@ -261,7 +288,9 @@ impl Printer<'_, '_> {
         let ty = self.type_name(array.element.into(), at)?;
         let name = self.file.names.declare(&array.name);
         let dims: String = array.dims.iter().map(|d| format!("[{d}]")).collect();
-        let note = array.note.as_ref().map_or(String::new(), |note| format!("   // {}", super::output::comment_text(note)));
+        let note = array.note.as_ref().map_or(String::new(), |note| {
+            format!("   // {}", super::output::comment_text(note))
+        });
         let zero = fill.is_some_and(|fill| match fill {
             Literal::Bool(v) => !v,
             Literal::I32(v) => v == 0,
@@ -300,7 +329,13 @@ impl Printer<'_, '_> {
         let language = self.file.language;
         if !language.fragments().contains(&target.fragments) {
             return Err(CodegenError {
-                message: format!("{} lays out fragments as {:?}, which {} files cannot express; {:?} exists", target.name, target.fragments, language.extension(), language.fragments()),
+                message: format!(
+                    "{} lays out fragments as {:?}, which {} files cannot express; {:?} exists",
+                    target.name,
+                    target.fragments,
+                    language.extension(),
+                    language.fragments()
+                ),
                 at,
             });
         }
@@ -312,7 +347,11 @@ impl Printer<'_, '_> {
         if helper.is_empty() || !target.mma_elements.contains(&element) {
             let exist: Vec<&str> = target.mma_elements.iter().map(|e| e.name()).collect();
             return Err(CodegenError {
-                message: format!("a 16x16x16 product of {element} tiles; {} has {}", target.name, exist.join(" and ")),
+                message: format!(
+                    "a 16x16x16 product of {element} tiles; {} has {}",
+                    target.name,
+                    exist.join(" and ")
+                ),
                 at,
             });
         }
@@ -351,7 +390,13 @@ impl Printer<'_, '_> {
         }
     }
 
-    fn if_else(&mut self, condition: ValueId, then: &Block, otherwise: &Block, at: Location) -> Result<(), CodegenError> {
+    fn if_else(
+        &mut self,
+        condition: ValueId,
+        then: &Block,
+        otherwise: &Block,
+        at: Location,
+    ) -> Result<(), CodegenError> {
         let then_prints = then.iter().any(|s| self.prints(s));
         let otherwise_prints = otherwise.iter().any(|s| self.prints(s));
         if !then_prints && !otherwise_prints {
@@ -371,7 +416,12 @@ impl Printer<'_, '_> {
         }
         let chain: Vec<&Stmt> = otherwise.iter().filter(|s| self.prints(s)).collect();
         let chained = match chain[..] {
-            [Stmt { kind: StmtKind::If { .. }, .. }] => true,
+            [
+                Stmt {
+                    kind: StmtKind::If { .. },
+                    ..
+                },
+            ] => true,
             _ => false,
         };
         self.line(format!("if ({}) {{", test.text), at);
@@ -424,7 +474,9 @@ impl Printer<'_, '_> {
     fn prints(&self, stmt: &Stmt) -> bool {
         match &stmt.kind {
             StmtKind::Eval(value) => self.analysis.live[value.index()] && !self.analysis.inline[value.index()],
-            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => self.analysis.variable_read[variable.index()],
+            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
+                self.analysis.variable_read[variable.index()]
+            }
             StmtKind::DeclareRegisters { registers, .. } => self.analysis.registers_read[registers.index()],
             StmtKind::WriteRegister { target, .. } => self.analysis.registers_read[target.registers.index()],
             StmtKind::Mma { accumulator, .. } => self.analysis.registers_read[accumulator.registers.index()],
@@ -443,7 +495,10 @@ impl Printer<'_, '_> {
             return "index".to_string();
         }
         let value = self.body.value(id);
-        let memory_name = |memory| self.memory(memory, value.at).map_or("memory".to_string(), |(name, _)| name);
+        let memory_name = |memory| {
+            self.memory(memory, value.at)
+                .map_or("memory".to_string(), |(name, _)| name)
+        };
         match &value.op {
             Op::Load(place) => format!("loaded_{}", memory_name(place.memory)),
             Op::ReadVariable(variable) => format!("previous_{}", self.body.variables[variable.index()].name),

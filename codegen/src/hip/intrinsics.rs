@@ -47,16 +47,37 @@ pub(super) const HELPERS: &[Helper] = &[
     helper("u32x8", "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));"),
     helper("i32x2", "typedef int i32x2 __attribute__((ext_vector_type(2)));"),
     helper("i32x4", "typedef int i32x4 __attribute__((ext_vector_type(4)));"),
-    helper("u64x2", "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));"),
-    helper("u8x2", "typedef unsigned char u8x2 __attribute__((ext_vector_type(2)));"),
-    helper("u8x4", "typedef unsigned char u8x4 __attribute__((ext_vector_type(4)));"),
-    helper("u8x8", "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));"),
+    helper(
+        "u64x2",
+        "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u8x2",
+        "typedef unsigned char u8x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u8x4",
+        "typedef unsigned char u8x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u8x8",
+        "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));",
+    ),
     helper("i8x2", "typedef signed char i8x2 __attribute__((ext_vector_type(2)));"),
     helper("i8x4", "typedef signed char i8x4 __attribute__((ext_vector_type(4)));"),
     helper("i8x8", "typedef signed char i8x8 __attribute__((ext_vector_type(8)));"),
-    helper("u16x2", "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));"),
-    helper("u16x4", "typedef unsigned short u16x4 __attribute__((ext_vector_type(4)));"),
-    helper("u16x8", "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));"),
+    helper(
+        "u16x2",
+        "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u16x4",
+        "typedef unsigned short u16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u16x8",
+        "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));",
+    ),
     helper("i16x2", "typedef short i16x2 __attribute__((ext_vector_type(2)));"),
     helper("i16x4", "typedef short i16x4 __attribute__((ext_vector_type(4)));"),
     helper("i16x8", "typedef short i16x8 __attribute__((ext_vector_type(8)));"),
@@ -64,26 +85,89 @@ pub(super) const HELPERS: &[Helper] = &[
     helper("f16x2", "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));"),
     helper("f16x4", "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));"),
     helper("f16x8", "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));"),
-    helper("f16x16", "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));"),
-    needing("bf16x2", &["bf16"], "typedef bf16 bf16x2 __attribute__((ext_vector_type(2)));"),
-    needing("bf16x4", &["bf16"], "typedef bf16 bf16x4 __attribute__((ext_vector_type(4)));"),
-    needing("bf16x8", &["bf16"], "typedef bf16 bf16x8 __attribute__((ext_vector_type(8)));"),
-    helper("thread_index", "__device__ __forceinline__ unsigned thread_index() { return __builtin_amdgcn_workitem_id_x(); }"),
-    helper("block_index_x", "__device__ __forceinline__ unsigned block_index_x() { return __builtin_amdgcn_workgroup_id_x(); }"),
-    helper("block_index_y", "__device__ __forceinline__ unsigned block_index_y() { return __builtin_amdgcn_workgroup_id_y(); }"),
-    helper("block_index_z", "__device__ __forceinline__ unsigned block_index_z() { return __builtin_amdgcn_workgroup_id_z(); }"),
-    helper("grid_size_x", "__device__ __forceinline__ unsigned grid_size_x() { return __builtin_amdgcn_grid_size_x() / {threads}; }   // blocks"),
-    helper("grid_size_y", "__device__ __forceinline__ unsigned grid_size_y() { return __builtin_amdgcn_grid_size_y(); }   // blocks"),
-    helper("grid_size_z", "__device__ __forceinline__ unsigned grid_size_z() { return __builtin_amdgcn_grid_size_z(); }   // blocks"),
-    helper("lane_index", "__device__ __forceinline__ unsigned lane_index() { return __builtin_amdgcn_mbcnt_lo(~0u, 0); }"),
-    helper("math_abs", "__device__ __forceinline__ float math_abs(float x) { return __builtin_fabsf(x); }"),
-    helper("integer_abs", "__device__ __forceinline__ int integer_abs(int x) { return x < 0 ? int(0u - unsigned(x)) : x; }"),
-    helper("math_sqrt", "__device__ __forceinline__ float math_sqrt(float x) { return __builtin_sqrtf(x); }"),
-    helper("math_exp2", "__device__ __forceinline__ float math_exp2(float x) { return __builtin_exp2f(x); }"),
-    helper("math_log2", "__device__ __forceinline__ float math_log2(float x) { return __builtin_log2f(x); }"),
-    helper("math_round", "__device__ __forceinline__ float math_round(float x) { return __builtin_rintf(x); }   // ties to even"),
-    helper("math_floor", "__device__ __forceinline__ float math_floor(float x) { return __builtin_floorf(x); }"),
-    helper("math_mod", "__device__ __forceinline__ float math_mod(float x, float y) { return __builtin_fmodf(x, y); }"),
+    helper(
+        "f16x16",
+        "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));",
+    ),
+    needing(
+        "bf16x2",
+        &["bf16"],
+        "typedef bf16 bf16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    needing(
+        "bf16x4",
+        &["bf16"],
+        "typedef bf16 bf16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    needing(
+        "bf16x8",
+        &["bf16"],
+        "typedef bf16 bf16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "thread_index",
+        "__device__ __forceinline__ unsigned thread_index() { return __builtin_amdgcn_workitem_id_x(); }",
+    ),
+    helper(
+        "block_index_x",
+        "__device__ __forceinline__ unsigned block_index_x() { return __builtin_amdgcn_workgroup_id_x(); }",
+    ),
+    helper(
+        "block_index_y",
+        "__device__ __forceinline__ unsigned block_index_y() { return __builtin_amdgcn_workgroup_id_y(); }",
+    ),
+    helper(
+        "block_index_z",
+        "__device__ __forceinline__ unsigned block_index_z() { return __builtin_amdgcn_workgroup_id_z(); }",
+    ),
+    helper(
+        "grid_size_x",
+        "__device__ __forceinline__ unsigned grid_size_x() { return __builtin_amdgcn_grid_size_x() / {threads}; }   // blocks",
+    ),
+    helper(
+        "grid_size_y",
+        "__device__ __forceinline__ unsigned grid_size_y() { return __builtin_amdgcn_grid_size_y(); }   // blocks",
+    ),
+    helper(
+        "grid_size_z",
+        "__device__ __forceinline__ unsigned grid_size_z() { return __builtin_amdgcn_grid_size_z(); }   // blocks",
+    ),
+    helper(
+        "lane_index",
+        "__device__ __forceinline__ unsigned lane_index() { return __builtin_amdgcn_mbcnt_lo(~0u, 0); }",
+    ),
+    helper(
+        "math_abs",
+        "__device__ __forceinline__ float math_abs(float x) { return __builtin_fabsf(x); }",
+    ),
+    helper(
+        "integer_abs",
+        "__device__ __forceinline__ int integer_abs(int x) { return x < 0 ? int(0u - unsigned(x)) : x; }",
+    ),
+    helper(
+        "math_sqrt",
+        "__device__ __forceinline__ float math_sqrt(float x) { return __builtin_sqrtf(x); }",
+    ),
+    helper(
+        "math_exp2",
+        "__device__ __forceinline__ float math_exp2(float x) { return __builtin_exp2f(x); }",
+    ),
+    helper(
+        "math_log2",
+        "__device__ __forceinline__ float math_log2(float x) { return __builtin_log2f(x); }",
+    ),
+    helper(
+        "math_round",
+        "__device__ __forceinline__ float math_round(float x) { return __builtin_rintf(x); }   // ties to even",
+    ),
+    helper(
+        "math_floor",
+        "__device__ __forceinline__ float math_floor(float x) { return __builtin_floorf(x); }",
+    ),
+    helper(
+        "math_mod",
+        "__device__ __forceinline__ float math_mod(float x, float y) { return __builtin_fmodf(x, y); }",
+    ),
     helper(
         "math_fma",
         r"
@@ -108,8 +192,16 @@ __device__ __forceinline__ T math_max(T a, T b) { return __builtin_elementwise_m
     helper("reduce_angle", maths::REDUCE),
     helper("sine_near_zero", maths::SINE_NEAR_ZERO),
     helper("cosine_near_zero", maths::COSINE_NEAR_ZERO),
-    needing("math_sin", &["reduce_angle", "sine_near_zero", "cosine_near_zero"], maths::SINE),
-    needing("math_cos", &["reduce_angle", "sine_near_zero", "cosine_near_zero"], maths::COSINE),
+    needing(
+        "math_sin",
+        &["reduce_angle", "sine_near_zero", "cosine_near_zero"],
+        maths::SINE,
+    ),
+    needing(
+        "math_cos",
+        &["reduce_angle", "sine_near_zero", "cosine_near_zero"],
+        maths::COSINE,
+    ),
     helper(
         "unfused_add",
         r"
@@ -242,7 +334,10 @@ __device__ __forceinline__ void sync_warp() {
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }"#,
     ),
-    helper("ballot", "__device__ __forceinline__ unsigned ballot(bool vote) { return __builtin_amdgcn_ballot_w32(vote); }"),
+    helper(
+        "ballot",
+        "__device__ __forceinline__ unsigned ballot(bool vote) { return __builtin_amdgcn_ballot_w32(vote); }",
+    ),
     needing(
         "shuffle_xor",
         &["bit_cast"],
@@ -447,4 +542,3 @@ pub(super) fn sync(what: Sync, async_copy: bool, needs: &mut Needs) -> Option<St
         Sync::TriggerDependents | Sync::WaitForPrerequisites => None,
     }
 }
-

@@ -51,7 +51,11 @@ pub(super) fn vector(scalar: Scalar, lanes: u8, needs: &mut Needs) -> Spelled<&'
         (Scalar::BF16, 2) => "bf16x2",
         (Scalar::BF16, 4) => "bf16x4",
         (Scalar::BF16, 8) => "bf16x8",
-        _ => return Err(format!("vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do")),
+        _ => {
+            return Err(format!(
+                "vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do"
+            ));
+        }
     }))
 }
 
@@ -70,7 +74,11 @@ pub(super) fn compose(ty: Type, parts: &[Expr], needs: &mut Needs) -> Spelled<Ex
         .iter()
         .map(|part| {
             if narrow {
-                format!("({}){}", scalar(ty.scalar(), needs), part.clone().within(binding::UNARY))
+                format!(
+                    "({}){}",
+                    scalar(ty.scalar(), needs),
+                    part.clone().within(binding::UNARY)
+                )
             } else {
                 part.text.clone()
             }
@@ -119,7 +127,10 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         BinaryOp::Max => "math_max",
         BinaryOp::Rem if ty == FLOAT => "math_mod",
         BinaryOp::Div if ty == HALF => {
-            return Ok(Some(Expr::primary(format!("_Float16(float({}) / float({}))", a.text, b.text))));
+            return Ok(Some(Expr::primary(format!(
+                "_Float16(float({}) / float({}))",
+                a.text, b.text
+            ))));
         }
         BinaryOp::Div if ty == HALF2 => "divide_half2",
         _ if half => return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max")),
@@ -155,9 +166,14 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         return match (from, to) {
             (HALF2, Type::Vector(Scalar::F32, 2)) | (Type::Vector(Scalar::F32, 2), HALF2) => {
                 let name = vector(to.scalar(), 2, needs)?;
-                Ok(Some(Expr::primary(format!("__builtin_convertvector({}, {name})", a.text))))
+                Ok(Some(Expr::primary(format!(
+                    "__builtin_convertvector({}, {name})",
+                    a.text
+                ))))
             }
-            _ => Err(format!("conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component")),
+            _ => Err(format!(
+                "conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component"
+            )),
         };
     };
     // Truncating, saturating, NaN to 0: what the instructions do and a C++ cast does not promise.
@@ -170,7 +186,9 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         (Scalar::F32, Scalar::U32) => "float_to_unsigned",
         (Scalar::F32, Scalar::U64) => "float_to_u64",
         (Scalar::F32 | Scalar::F16, Scalar::I8 | Scalar::U8 | Scalar::I16 | Scalar::U16) => {
-            return Err(format!("conversion of {source} to {result}; convert to i32 or u32, a store narrows"));
+            return Err(format!(
+                "conversion of {source} to {result}; convert to i32 or u32, a store narrows"
+            ));
         }
         _ => return Ok(None),
     };

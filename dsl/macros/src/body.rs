@@ -173,7 +173,8 @@ impl Rewriter<'_> {
                 let syn::Member::Named(field) = &e.member else {
                     return None;
                 };
-                self.context.comptime.contains(&root).then(|| field.to_string())
+                // (the fields of `self` may be device values: those ignore the name)
+                (root == "self" || self.context.comptime.contains(&root)).then(|| field.to_string())
             }
             _ => None,
         }
