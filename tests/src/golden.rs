@@ -25,10 +25,9 @@ impl std::error::Error for GoldenError {}
 /// # Errors
 /// When there is no such folder.
 pub fn shared_folder() -> Result<PathBuf, GoldenError> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = match std::env::var_os(SHARED_VARIABLE) {
         Some(folder) => PathBuf::from(folder),
-        None => workspace.join("..").join("shared"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
     };
     if folder.join("golden").is_dir() {
         return Ok(folder);

@@ -1,7 +1,7 @@
 //! What tests of more than one crate share: reference implementations in f64, golden vectors, random inputs, and
 //! tolerances.
 //!
-//! * [`reference`]: what each proof kernel must compute, one file an algorithm, written for obviousness.
+//! * [`mod@reference`]: what each proof kernel must compute, one file an algorithm, written for obviousness.
 //! * [`tolerance`]: how far a result may be from its reference, derived from types and reduction lengths, and the
 //!   [`tolerance::Comparison`] that decides.
 //! * [`random`]: inputs from a fixed seed, changed with `TILEKILN_SEED`.

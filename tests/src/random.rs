@@ -80,7 +80,11 @@ impl Random {
     pub fn odd_size(&mut self, range: RangeInclusive<usize>) -> usize {
         let candidates: Vec<usize> = range
             .clone()
-            .filter(|size| [2, 3, 5, 7].iter().all(|factor| size % factor != 0))
+            .filter(|size| {
+                [2, 3, 5, 7]
+                    .iter()
+                    .all(|&factor| !size.is_multiple_of(factor))
+            })
             .collect();
         assert!(
             !candidates.is_empty(),
@@ -202,7 +206,9 @@ mod tests {
         for _ in 0..100 {
             let size = random.odd_size(11..=500);
             assert!(
-                [2, 3, 5, 7].iter().all(|factor| size % factor != 0),
+                [2, 3, 5, 7]
+                    .iter()
+                    .all(|&factor| !size.is_multiple_of(factor)),
                 "{size}"
             );
         }

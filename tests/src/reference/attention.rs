@@ -82,6 +82,10 @@ pub struct Weighted {
     pub magnitude: f64,
     /// Σ p·|v − value|: how much the output moves when the weights do.
     pub deviation: f64,
+    /// Σ (p·v)².
+    pub energy: f64,
+    /// Σ (p·(v − value))².
+    pub deviation_energy: f64,
     /// Σ |v| over the visible keys.
     pub total: f64,
 }
@@ -200,15 +204,17 @@ fn weighted(
 ) -> Weighted {
     let mut out = Weighted::default();
     for &(key, weight) in visible {
-        let value = value_of(key);
-        out.value += weight / denominator * value;
-        out.magnitude += weight / denominator * value.abs();
+        let (value, share) = (value_of(key), weight / denominator);
+        out.value += share * value;
+        out.magnitude += share * value.abs();
+        out.energy += (share * value).powi(2);
         out.total += value.abs();
     }
-    out.deviation = visible
-        .iter()
-        .map(|&(key, weight)| weight / denominator * (value_of(key) - out.value).abs())
-        .sum();
+    for &(key, weight) in visible {
+        let distance = weight / denominator * (value_of(key) - out.value).abs();
+        out.deviation += distance;
+        out.deviation_energy += distance * distance;
+    }
     out
 }
 

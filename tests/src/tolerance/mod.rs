@@ -163,44 +163,58 @@ pub struct AttentionArithmetic {
 
 /// Online-softmax attention, one output element.
 ///
-/// *Scores.* A score is off by at most [`dot_f16_inputs`] plus [`input_rounding`]. Scaling, a soft cap (slope at most 1)
-/// and the exponent (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the
-/// exponential adds 4u (2 ulp). Every step may rescale earlier weights by a computed exp(m − m'), with the exponent's
-/// and the exponential's errors again. In all, a weight is multiplied by e^ε with |ε| ≤ δ.
+/// *Scores.* A score is off by at most [`dot_f16_inputs`]. Scaling, a soft cap (slope at most 1) and the exponent
+/// (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
+/// ulp). Every step may rescale earlier weights by a computed exp(m − m'), with those errors again. A rounded query moves
+/// a score by [`input_rounding`]; these are all systematic: they may move every key's score in the worst direction.
+/// Rounded keys move scores by as much, but each key's independently.
 ///
-/// *Weights.* With weights w·e^ε the output moves by Σ p·(e^ε − 1)·(v − out) / Σ p·e^ε, at most
-/// e^δ·(e^δ − 1)·Σp|v − out|, because Σp(v − out) = 0.
+/// *Weights.* With weights w·e^ε, |ε| ≤ δ, the output moves by Σ p·(e^ε − 1)·(v − out) / Σ p·e^ε, because Σp(v − out) = 0.
+/// To first order the numerator is at most (systematic ε)·Σp|v − out|, plus [`input_rounding`] over the keys; the rest of
+/// the exponential is at most (e^δ − 1 − δ)·Σp|v − out|; the denominator is at least e^−δ.
 ///
 /// *Sums.* The weighted sum and the denominator are accumulations over the visible keys with a product for every rescale;
-/// a division follows. Values and weights rounded to narrower types add their units, and a weight too small for a normal
-/// f16 adds half a subnormal step of it, relative to a denominator of at least 1.
+/// a division follows. Values and weights rounded to narrower types are off by their units, at worst or independently of
+/// each other; a weight too small for a normal f16 by half a subnormal step, relative to a denominator of at least 1.
+///
+/// Rounding queries dominates all else by far. Tests that draw queries which f16 holds exactly, and say
+/// `query_unit: 0.0`, see much smaller defects.
 pub fn softmax_weighted_sum(
     arithmetic: &AttentionArithmetic,
     scores: &ScoreStatistics,
     out: &Weighted,
 ) -> f64 {
     let exponent = 12.0 * UNIT_F32 * scores.magnitude;
-    let delta = dot_f16_inputs(arithmetic.key_dim, scores.magnitude)
-        + input_rounding(
-            scores.root_energy,
-            arithmetic.query_unit + arithmetic.key_unit,
-        )
+    let systematic = dot_f16_inputs(arithmetic.key_dim, scores.magnitude)
+        + input_rounding(scores.root_energy, arithmetic.query_unit)
         + (1 + arithmetic.steps) as f64 * (exponent + 4.0 * UNIT_F32);
-    let moved = delta.exp() * delta.exp_m1() * out.deviation;
+    let independent = input_rounding(scores.root_energy, arithmetic.key_unit);
+    let delta = systematic + independent;
+    let first_order =
+        systematic * out.deviation + independent * out.deviation.min(out.deviation_energy.sqrt());
+    let moved = delta.exp() * (first_order + (delta.exp_m1() - delta) * out.deviation);
 
     let sums = 2.0
         * gamma(
             matrix_roundings(scores.visible) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
         );
-    let narrowed = arithmetic.value_unit * out.magnitude
-        + arithmetic.weight_unit * out.magnitude.max(out.deviation);
+    let narrowed = |unit: f64, magnitude: f64, energy: f64| {
+        (unit * magnitude).min(input_rounding(energy.sqrt(), unit))
+    };
+    let values = narrowed(arithmetic.value_unit, out.magnitude, out.energy);
+    // the denominator may sum the weights before or after they were rounded
+    let weights = narrowed(arithmetic.weight_unit, out.magnitude, out.energy).max(narrowed(
+        arithmetic.weight_unit,
+        out.deviation,
+        out.deviation_energy,
+    ));
     let vanishing = if arithmetic.weight_unit > UNIT_F32 && scores.denominator > 0.0 {
         SUBNORMAL_F16 * out.total / scores.denominator
     } else {
         0.0
     };
-    moved + (2.0 * delta).exp() * (sums * out.magnitude + narrowed + vanishing)
+    moved + (2.0 * delta).exp() * (sums * out.magnitude + values + weights + vanishing)
 }
 
 #[cfg(test)]
@@ -230,7 +244,8 @@ mod tests {
     fn f32_norm_is_within_its_bound_and_a_lost_element_is_not() {
         let cols = 2563;
         let lanes = 128;
-        let x = Random::new("tolerance norm").normals(cols, 1.0);
+        let mut x = Random::new("tolerance norm").normals(cols, 1.0);
+        x[cols - 1] = 1.5;
         let want = exact_rms_norm(&widen(&x), cols, None, 1e-6);
         let bounds: Vec<f64> = want
             .iter()
@@ -352,90 +367,102 @@ mod tests {
         assert!(comparison.max_ratio > 0.02, "{comparison}");
     }
 
+    const DIM: usize = 64;
+    const KEYS: usize = 203;
+    const STEP: usize = 16;
+
     /// An online softmax in steps of 16 keys, with queries and weights in f16, as a kernel does it.
+    fn online_softmax(q: &[f32], k: &[f16], v: &[f16], skipped: Option<usize>) -> Vec<f32> {
+        let q: Vec<f32> = q.iter().map(|&q| f16::from_f32(q).to_f32()).collect();
+        let (mut maximum, mut denominator, mut sums) =
+            (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; DIM]);
+        for first in (0..KEYS).step_by(STEP) {
+            let range = first..(first + STEP).min(KEYS);
+            let score = |key: usize| {
+                let dot = q
+                    .iter()
+                    .zip(&k[key * DIM..])
+                    .map(|(q, k)| q * k.to_f32())
+                    .sum();
+                if skipped == Some(key) {
+                    f32::NEG_INFINITY
+                } else {
+                    dot
+                }
+            };
+            let scores: Vec<f32> = range.clone().map(score).collect();
+            let next = scores.iter().fold(maximum, |a, &b| a.max(b));
+            let rescale = (maximum - next).exp();
+            maximum = next;
+            denominator *= rescale;
+            sums.iter_mut().for_each(|sum| *sum *= rescale);
+            for (key, score) in range.zip(scores) {
+                let weight = (score - maximum).exp();
+                denominator += weight;
+                let weight = f16::from_f32(weight).to_f32();
+                sums.iter_mut()
+                    .zip(&v[key * DIM..])
+                    .for_each(|(sum, v)| *sum += weight * v.to_f32());
+            }
+        }
+        sums.into_iter().map(|sum| sum / denominator).collect()
+    }
+
     #[test]
     fn online_softmax_is_within_its_bound_and_a_lost_key_is_not() {
-        let (dim, keys, step) = (64, 203, 16);
         let mut random = Random::new("tolerance attention");
-        let q = random.normals(dim, 1.5 / 8.0);
+        let f32_queries = random.normals(DIM, 1.0 / 8.0);
+        let f16_queries: Vec<f32> = f32_queries
+            .iter()
+            .map(|&q| f16::from_f32(q).to_f32())
+            .collect();
         let (k, v) = (
-            random.normals_f16(keys * dim, 1.0),
-            random.normals_f16(keys * dim, 1.0),
+            random.normals_f16(KEYS * DIM, 1.0),
+            random.normals_f16(KEYS * DIM, 1.0),
         );
         let shape = AttentionShape {
             heads: 1,
             kv_heads: 1,
-            key_dim: dim,
-            value_dim: dim,
+            key_dim: DIM,
+            value_dim: DIM,
             scale: 1.0,
             softcap: None,
         };
-        let exact = attention(shape, &widen(&q), &widen(&k), &widen(&v), Mask::None);
-        let arithmetic = AttentionArithmetic {
-            key_dim: dim,
-            steps: keys.div_ceil(step),
-            query_unit: UNIT_F16,
-            key_unit: 0.0,
-            value_unit: 0.0,
-            weight_unit: UNIT_F16,
-        };
-        let bounds: Vec<f64> = exact
-            .out
-            .iter()
-            .map(|out| softmax_weighted_sum(&arithmetic, &exact.scores[0], out))
-            .collect();
-
-        let evaluate = |skipped: Option<usize>| -> Vec<f32> {
-            let q: Vec<f32> = q.iter().map(|&q| f16::from_f32(q).to_f32()).collect();
-            let (mut maximum, mut denominator, mut sums) =
-                (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; dim]);
-            for first in (0..keys).step_by(step) {
-                let range = first..(first + step).min(keys);
-                let scores: Vec<f32> = range
-                    .clone()
-                    .map(|key| {
-                        let dot = q
-                            .iter()
-                            .zip(&k[key * dim..])
-                            .map(|(q, k)| q * k.to_f32())
-                            .sum();
-                        if skipped == Some(key) {
-                            f32::NEG_INFINITY
-                        } else {
-                            dot
-                        }
-                    })
-                    .collect();
-                let next = scores.iter().fold(maximum, |a, &b| a.max(b));
-                let rescale = (maximum - next).exp();
-                maximum = next;
-                denominator *= rescale;
-                sums.iter_mut().for_each(|sum| *sum *= rescale);
-                for (key, score) in range.zip(scores) {
-                    let weight = (score - maximum).exp();
-                    denominator += weight;
-                    let weight = f16::from_f32(weight).to_f32();
-                    sums.iter_mut()
-                        .zip(&v[key * dim..])
-                        .for_each(|(sum, v)| *sum += weight * v.to_f32());
-                }
+        for (q, query_unit) in [(f32_queries, UNIT_F16), (f16_queries, 0.0)] {
+            let exact = attention(shape, &widen(&q), &widen(&k), &widen(&v), Mask::None);
+            let arithmetic = AttentionArithmetic {
+                key_dim: DIM,
+                steps: KEYS.div_ceil(STEP),
+                query_unit,
+                key_unit: 0.0,
+                value_unit: 0.0,
+                weight_unit: UNIT_F16,
+            };
+            let bounds: Vec<f64> = exact
+                .out
+                .iter()
+                .map(|out| softmax_weighted_sum(&arithmetic, &exact.scores[0], out))
+                .collect();
+            let compare = |skipped| {
+                Comparison::new(
+                    "attention",
+                    &online_softmax(&q, &k, &v, skipped),
+                    &exact.values(),
+                    &bounds,
+                )
+            };
+            let comparison = compare(None);
+            comparison.assert();
+            assert!(comparison.max_ratio > 0.005, "{comparison}");
+            if query_unit == 0.0 {
+                let found = (0..KEYS)
+                    .filter(|&key| !compare(Some(key)).passed())
+                    .count();
+                assert!(
+                    found * 10 >= KEYS * 8,
+                    "{found} of {KEYS} lost keys are found"
+                );
             }
-            sums.into_iter().map(|sum| sum / denominator).collect()
-        };
-        let comparison = Comparison::new("attention", &evaluate(None), &exact.values(), &bounds);
-        comparison.assert();
-        assert!(comparison.max_ratio > 0.005, "{comparison}");
-        for skipped in [0, 100, 202] {
-            let lost = Comparison::new(
-                "attention",
-                &evaluate(Some(skipped)),
-                &exact.values(),
-                &bounds,
-            );
-            println!("{lost}");
         }
-        assert!(
-            !Comparison::new("attention", &evaluate(Some(202)), &exact.values(), &bounds).passed()
-        );
     }
 }

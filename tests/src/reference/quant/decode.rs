@@ -337,6 +337,42 @@ mod tests {
         }
     }
 
+    /// Figures of the reference Python package of the file format (gguf, its numpy dequantisation) for the same bytes.
+    #[test]
+    fn decoded_blocks_are_those_of_another_implementation() {
+        let table = [
+            (BlockFormat::Q4_0, -1.328125, 0.163330078125),
+            (BlockFormat::Q5_0, -7.71875, 0.733642578125),
+            (BlockFormat::Q8_0, 34.921875, 42.415771484375),
+            (BlockFormat::Q4_K, 106063.390625, 3905.906494140625),
+            (BlockFormat::Q5_K, 230234.25, 17047.058349609375),
+            (BlockFormat::Q6_K, -91520.359375, 137299.84741210938),
+        ];
+        for (format, expected_moment, expected_energy) in table {
+            let mut state = 1_u32;
+            let mut next_byte = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            };
+            let mut block: Vec<u8> = (0..format.bytes()).map(|_| next_byte()).collect();
+            for &(offset, _) in format.scale_fields() {
+                block[offset..offset + 2].copy_from_slice(&f16::from_f32(0.015625).to_le_bytes());
+            }
+            let weights = format.decode(&block);
+            let moment: f64 = weights
+                .iter()
+                .zip(1..)
+                .map(|(w, place)| w * f64::from(place))
+                .sum();
+            let energy: f64 = weights.iter().map(|w| w * w).sum();
+            assert_eq!(
+                (moment, energy),
+                (expected_moment, expected_energy),
+                "{format}"
+            );
+        }
+    }
+
     #[test]
     #[should_panic(expected = "not a whole number of Q4_K blocks of 144")]
     fn cut_blocks_are_refused() {

@@ -134,14 +134,16 @@ mod tests {
             }
         );
 
-        let mut neighbour = bytes.clone();
-        neighbour[50] += 1;
-        let difference = compare(&TURBO3, &neighbour, &groups);
-        assert_eq!((difference.scale_steps, difference.differing), (1, 1));
-        assert!(difference.faults.is_empty());
-
-        neighbour[50] += 1;
-        assert_eq!(compare(&TURBO3, &neighbour, &groups).faults.len(), 1);
+        let moved = |steps: u16| {
+            let scale = u16::from_le_bytes([bytes[50], bytes[51]]) + steps;
+            let mut moved = bytes.clone();
+            moved[50..52].copy_from_slice(&scale.to_le_bytes());
+            compare(&TURBO3, &moved, &groups)
+        };
+        let neighbour = moved(1);
+        assert_eq!((neighbour.scale_steps, neighbour.differing), (1, 1));
+        assert!(neighbour.faults.is_empty());
+        assert_eq!(moved(2).faults.len(), 1);
 
         let mut flipped = bytes.clone();
         flipped[34] ^= 1; // a high bit: four codewords away

@@ -7,6 +7,8 @@
 //! * [`Codec`]: turbo2, turbo3, turbo4: encode, decode.
 //! * [`compare`]: how the bytes of another implementation differ, and which differences rounding excuses.
 
+#[cfg(test)]
+mod attention_goldens;
 mod codebook;
 mod codec;
 pub mod compare;
