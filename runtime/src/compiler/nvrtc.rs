@@ -27,6 +27,10 @@ pub(crate) const DIR_VARIABLE: &str = "TILEKILN_NVRTC_DIR";
 const INCLUDE_VARIABLE: &str = "TILEKILN_CUDA_INCLUDE";
 const REMEDY: &str = "install the CUDA toolkit's NVRTC (libnvrtc), or set TILEKILN_NVRTC_DIR to the folder that holds it";
 
+/// Where a driver is installed, newer versions answer from the driver's own cache, and then without the lines
+/// about registers and spills. Our cache keeps those with the binary.
+const NO_CACHE: &str = "--no-cache";
+
 /// NVRTC.
 pub struct Nvrtc {
     rtc: Rtc,
@@ -35,6 +39,7 @@ pub struct Nvrtc {
     file: String,
     version: (i32, i32),
     include: Option<PathBuf>,
+    no_cache: bool,
 }
 
 impl Nvrtc {
@@ -63,12 +68,16 @@ impl Nvrtc {
             .and_then(|path| path.metadata().ok())
             .map_or(0, |meta| meta.len());
         let name = format!("NVRTC {}.{}", version.0, version.1);
+        // Its words may change; that an option is not known must be told apart from everything else.
+        let probe = rtc.build("", "probe.cu", &[NO_CACHE.to_string()]);
+        let no_cache = !matches!(&probe.binary, Err(reason) if reason.contains("INVALID_OPTION"));
         let beside = file.as_deref().and_then(Path::parent);
         Self {
             rtc,
             fingerprint: format!("{name}, {size} bytes"),
             name,
             version,
+            no_cache,
             include: include_folder(beside),
             file: file
                 .as_ref()
@@ -132,6 +141,7 @@ impl Compiler for Nvrtc {
             // Registers and spills into the log.
             "--ptxas-options=-v".to_string(),
         ];
+        options.extend(self.no_cache.then(|| NO_CACHE.to_string()));
         options.extend(
             self.include
                 .as_ref()
@@ -159,9 +169,20 @@ impl Compiler for Nvrtc {
             Ok(binary) => binary,
             Err(reason) => return Err(fail(reason, outcome.log)),
         };
-        let Some(resources) = ptxas::resources(&outcome.log, &generated.symbol) else {
-            let reason = format!("the log does not speak of a kernel {}", generated.symbol);
+        if !defines(&binary, &generated.symbol) {
+            let reason = format!("the text has no kernel {}", generated.symbol);
             return Err(fail(reason, outcome.log));
+        }
+        let mut log = outcome.log;
+        let resources = match ptxas::resources(&log, &generated.symbol) {
+            Some(resources) => resources,
+            // The kernel can still be launched; the warning is for those who look at the numbers.
+            None => {
+                log.push_str(
+                    "\nwarning: registers and spills are unknown: the log does not name them\n",
+                );
+                Resources::default()
+            }
         };
         Ok(Compiled {
             binary,
@@ -169,11 +190,19 @@ impl Compiler for Nvrtc {
                 shared_bytes: resources.shared_bytes + generated.dynamic_shared_bytes as u32,
                 ..resources
             },
-            log: outcome.log,
+            log,
             time: start.elapsed(),
             from_cache: false,
         })
     }
+}
+
+/// The cubin has code of this name.
+fn defines(binary: &[u8], symbol: &str) -> bool {
+    let section = format!(".text.{symbol}\0");
+    binary
+        .windows(section.len())
+        .any(|window| window == section.as_bytes())
 }
 
 /// NVRTC 13.0 opens `libnvrtc-builtins` by name and has no search path of its own. A library with that name
@@ -307,7 +336,17 @@ mod tests {
         assert!(error.errors[0].at.is_some(), "{error}");
         let generated = testing::generated("no_kernel.cu", "sm_90", "__device__ int nothing;\n");
         let error = compile(&nvrtc, &generated).expect_err("no kernel in it");
-        assert!(error.reason.contains("no_kernel"), "{error}");
+        assert!(error.reason.contains("no kernel no_kernel"), "{error}");
+    }
+
+    #[test]
+    fn a_second_compile_still_tells_registers() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let generated = testing::generated("mma_probe.cu", "sm_90", MMA_CU);
+        let first = compile(&nvrtc, &generated).expect("compiles");
+        let second = compile(&nvrtc, &generated).expect("compiles");
+        assert!(first.resources.registers > 0);
+        assert_eq!(first.resources, second.resources, "{}", second.log);
     }
 
     #[test]
