@@ -3,9 +3,9 @@
 //! `cuda` and `hip` compile generated text just in time, `host` executes the IR itself. Vendor libraries are
 //! opened at run time: one binary for every machine. The runtime knows nothing of any model.
 
-// pub mod compiler;  // NVRTC, hipRTC, the disk cache
+// pub mod compiler; // NVRTC, hipRTC, the disk cache
 // pub mod cuda;
 pub mod device;
 pub mod error;
 // pub mod hip;
-// pub mod host;
+pub mod host;
