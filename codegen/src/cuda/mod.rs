@@ -93,6 +93,6 @@ impl Language for Cuda {
         intrinsics::sync(what, async_copy, needs)
     }
     fn dynamic_shared(&self) -> &'static str {
-        "extern __shared__ __align__(16) unsigned char"
+        "alignas(16) extern __shared__ unsigned char"
     }
 }

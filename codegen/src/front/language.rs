@@ -20,8 +20,6 @@ pub(crate) mod binding {
     pub const AND: u8 = 4;
     pub const OR: u8 = 3;
     pub const SELECT: u8 = 2;
-    /// Anything fits: an initializer, an argument, an index.
-    pub const ANY: u8 = 0;
 }
 
 /// A piece of expression text and how tightly it holds together.

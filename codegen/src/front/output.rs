@@ -15,8 +15,15 @@ pub(crate) struct Output {
 impl Output {
     /// One line at the present indentation.
     pub fn line(&mut self, text: impl AsRef<str>, at: Option<Location>) {
-        let text = text.as_ref();
+        let mut text = text.as_ref();
         let mut margin = "    ".repeat(self.indent);
+        // A remark that does not fit behind its line goes above it.
+        if let Some((code, remark)) = text.split_once("   // ")
+            && margin.len() + text.len() > WIDTH
+        {
+            self.lines.push((format!("{margin}// {remark}"), at));
+            text = code;
+        }
         let mut rest = text;
         if !text.starts_with("//") && !text.starts_with('#') {
             while margin.len() + rest.len() > WIDTH {

@@ -95,7 +95,7 @@ impl Printer<'_, '_> {
                 self.out.line(format!("{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"), at);
                 offset += array.bytes().next_multiple_of(ALIGNMENT);
             } else {
-                self.out.line(format!("__shared__ alignas(16) {ty} {name}[{}];   {note}", array.len), at);
+                self.out.line(format!("alignas(16) __shared__ {ty} {name}[{}];   {note}", array.len), at);
             }
             self.shared[index] = Some(name);
         }

@@ -1,6 +1,6 @@
 //! What a HIP file defines when it uses it, and the spelling of warp operations.
 
-use tilekiln_dsl::ir::{ReduceOp, ShuffleKind, Type};
+use tilekiln_dsl::ir::{ReduceOp, Scalar, ShuffleKind, Type};
 
 use super::maths;
 use crate::front::language::{Expr, Helper, Needs, Sync};
@@ -91,18 +91,48 @@ pub(super) const HELPERS: &[Helper] = &[
 template <typename T>
 __device__ __forceinline__ T math_fma(T a, T b, T c) { return __builtin_elementwise_fma(a, b, c); }",
     ),
-    helper(
-        "math_min",
-        r"
-template <typename T>
-__device__ __forceinline__ T math_min(T a, T b) { return __builtin_elementwise_min(a, b); }",
-    ),
-    helper(
-        "math_max",
-        r"
-template <typename T>
-__device__ __forceinline__ T math_max(T a, T b) { return __builtin_elementwise_max(a, b); }",
-    ),
+    Helper {
+        name: "math_min",
+        ..needing("math_min of float", &[], "__device__ __forceinline__ float math_min(float a, float b) { return __builtin_fminf(a, b); }")
+    },
+    Helper {
+        name: "math_min",
+        ..needing("math_min of half", &[], "__device__ __forceinline__ _Float16 math_min(_Float16 a, _Float16 b) { return _Float16(__builtin_fminf16(a, b)); }")
+    },
+    Helper {
+        name: "math_min",
+        ..needing("math_min of half2", &["f16x2"], r"
+__device__ __forceinline__ f16x2 math_min(f16x2 a, f16x2 b) {
+    return f16x2{_Float16(__builtin_fminf16(a.x, b.x)), _Float16(__builtin_fminf16(a.y, b.y))};
+}")
+    },
+    Helper {
+        name: "math_min",
+        ..needing("math_min of int", &[], r"
+template <typename Integer>
+__device__ __forceinline__ Integer math_min(Integer a, Integer b) { return a < b ? a : b; }")
+    },
+    Helper {
+        name: "math_max",
+        ..needing("math_max of float", &[], "__device__ __forceinline__ float math_max(float a, float b) { return __builtin_fmaxf(a, b); }")
+    },
+    Helper {
+        name: "math_max",
+        ..needing("math_max of half", &[], "__device__ __forceinline__ _Float16 math_max(_Float16 a, _Float16 b) { return _Float16(__builtin_fmaxf16(a, b)); }")
+    },
+    Helper {
+        name: "math_max",
+        ..needing("math_max of half2", &["f16x2"], r"
+__device__ __forceinline__ f16x2 math_max(f16x2 a, f16x2 b) {
+    return f16x2{_Float16(__builtin_fmaxf16(a.x, b.x)), _Float16(__builtin_fmaxf16(a.y, b.y))};
+}")
+    },
+    Helper {
+        name: "math_max",
+        ..needing("math_max of int", &[], r"
+template <typename Integer>
+__device__ __forceinline__ Integer math_max(Integer a, Integer b) { return a > b ? a : b; }")
+    },
     helper("math_rsqrt", maths::RSQRT),
     helper("math_tanh", maths::TANH),
     helper("reduce_angle", maths::REDUCE),
@@ -310,7 +340,7 @@ __device__ __forceinline__ T warp_sum(T value) {
     ),
     needing(
         "warp_min",
-        &["shuffle_xor", "math_min"],
+        &["shuffle_xor"],
         r"
 // least value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
@@ -329,7 +359,7 @@ __device__ __forceinline__ T warp_min(T value) {
     ),
     needing(
         "warp_max",
-        &["shuffle_xor", "math_max"],
+        &["shuffle_xor"],
         r"
 // greatest value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
@@ -426,12 +456,30 @@ pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, need
     })
 }
 
-pub(super) fn reduce(op: ReduceOp, _: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
+/// The definition of `math_min` or `math_max` for a type; all have one name.
+pub(super) fn extremum(op: ReduceOp, ty: Type, needs: &mut Needs) -> &'static str {
+    let [float, half, half2, integer] = match op {
+        ReduceOp::Max => ["math_max of float", "math_max of half", "math_max of half2", "math_max of int"],
+        _ => ["math_min of float", "math_min of half", "math_min of half2", "math_min of int"],
+    };
+    needs.helper(match ty {
+        Type::Scalar(Scalar::F32) => float,
+        Type::Scalar(Scalar::F16) => half,
+        Type::Vector(Scalar::F16, _) => half2,
+        _ => integer,
+    });
+    if op == ReduceOp::Max { "math_max" } else { "math_min" }
+}
+
+pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
     let name = needs.helper(match op {
         ReduceOp::Sum => "warp_sum",
         ReduceOp::Min => "warp_min",
         ReduceOp::Max => "warp_max",
     });
+    if op != ReduceOp::Sum {
+        extremum(op, ty, needs);
+    }
     Expr::primary(format!("{name}<{width}>({})", value.text))
 }
 

@@ -92,6 +92,6 @@ impl Language for Hip {
         intrinsics::sync(what, async_copy, needs)
     }
     fn dynamic_shared(&self) -> &'static str {
-        "extern __shared__ alignas(16) unsigned char"
+        "alignas(16) extern __shared__ unsigned char"
     }
 }

@@ -1,6 +1,8 @@
 //! HIP types, operators, conversions and mathematical functions.
 
-use tilekiln_dsl::ir::{BinaryOp, Builtin, MathFn, Scalar, Type};
+use tilekiln_dsl::ir::{BinaryOp, Builtin, MathFn, ReduceOp, Scalar, Type};
+
+use super::intrinsics::extremum;
 
 use crate::front::language::{Expr, Needs, Spelled, binding};
 
@@ -115,8 +117,8 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         BinaryOp::AddUnfused => "unfused_add",
         BinaryOp::SubUnfused => "unfused_sub",
         BinaryOp::MulUnfused => "unfused_mul",
-        BinaryOp::Min => "math_min",
-        BinaryOp::Max => "math_max",
+        BinaryOp::Min => return Ok(Some(call(extremum(ReduceOp::Min, ty, needs), &[a, b]))),
+        BinaryOp::Max => return Ok(Some(call(extremum(ReduceOp::Max, ty, needs), &[a, b]))),
         BinaryOp::Rem if ty == FLOAT => "math_mod",
         BinaryOp::Div if ty == HALF => {
             return Ok(Some(Expr::primary(format!("_Float16(float({}) / float({}))", a.text, b.text))));
