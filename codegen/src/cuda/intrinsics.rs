@@ -24,16 +24,46 @@ const fn with(include: &'static str, base: Helper) -> Helper {
 
 /// In the order they are printed: what a helper uses stands before it.
 pub(super) const HELPERS: &[Helper] = &[
-    helper("infinity", "constexpr float infinity = __builtin_bit_cast(float, 0x7f800000u);"),
-    helper("not_a_number", "constexpr float not_a_number = __builtin_bit_cast(float, 0x7fc00000u);"),
-    helper("uchar8", "struct alignas(8) uchar8 { unsigned char at[8]; };"),
+    helper(
+        "infinity",
+        "constexpr float infinity = __builtin_bit_cast(float, 0x7f800000u);",
+    ),
+    helper(
+        "not_a_number",
+        "constexpr float not_a_number = __builtin_bit_cast(float, 0x7fc00000u);",
+    ),
+    helper(
+        "uchar8",
+        "struct alignas(8) uchar8 { unsigned char at[8]; };",
+    ),
     helper("char8", "struct alignas(8) char8 { signed char at[8]; };"),
-    helper("ushort8", "struct alignas(16) ushort8 { unsigned short at[8]; };"),
+    helper(
+        "ushort8",
+        "struct alignas(16) ushort8 { unsigned short at[8]; };",
+    ),
     helper("short8", "struct alignas(16) short8 { short at[8]; };"),
-    with(FP16, helper("half4", "struct alignas(8) half4 { __half at[4]; };")),
-    with(FP16, helper("half8", "struct alignas(16) half8 { __half at[8]; };")),
-    with(BF16, helper("bfloat4", "struct alignas(8) bfloat4 { __nv_bfloat16 at[4]; };")),
-    with(BF16, helper("bfloat8", "struct alignas(16) bfloat8 { __nv_bfloat16 at[8]; };")),
+    with(
+        FP16,
+        helper("half4", "struct alignas(8) half4 { __half at[4]; };"),
+    ),
+    with(
+        FP16,
+        helper("half8", "struct alignas(16) half8 { __half at[8]; };"),
+    ),
+    with(
+        BF16,
+        helper(
+            "bfloat4",
+            "struct alignas(8) bfloat4 { __nv_bfloat16 at[4]; };",
+        ),
+    ),
+    with(
+        BF16,
+        helper(
+            "bfloat8",
+            "struct alignas(16) bfloat8 { __nv_bfloat16 at[8]; };",
+        ),
+    ),
     helper(
         "bit_cast",
         r"
@@ -268,7 +298,11 @@ pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>) -> E
 pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
     let name = match op {
         ReduceOp::Sum => {
-            needs.helper(if ty.scalar() == Scalar::F32 { "warp_sum of float" } else { "warp_sum of int" });
+            needs.helper(if ty.scalar() == Scalar::F32 {
+                "warp_sum of float"
+            } else {
+                "warp_sum of int"
+            });
             "warp_sum"
         }
         ReduceOp::Min => needs.helper("warp_min"),

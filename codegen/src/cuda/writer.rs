@@ -66,7 +66,11 @@ pub(super) fn vector(scalar: Scalar, lanes: u8, needs: &mut Needs) -> Spelled<&'
         }
         (Scalar::BF16, 4) => needs.helper("bfloat4"),
         (Scalar::BF16, 8) => needs.helper("bfloat8"),
-        _ => return Err(format!("vectors of {lanes} {scalar} do not exist in CUDA; 2, 4 or 8 numbers of at most 16 bytes together do")),
+        _ => {
+            return Err(format!(
+                "vectors of {lanes} {scalar} do not exist in CUDA; 2, 4 or 8 numbers of at most 16 bytes together do"
+            ));
+        }
     })
 }
 
@@ -99,10 +103,20 @@ pub(super) fn compose(vector_type: Type, parts: &[Expr], needs: &mut Needs) -> S
     }
     if is_array_struct(vector_type) {
         let narrow = vector_type.scalar().bytes() < 4 && !vector_type.scalar().is_float();
-        let cast = if narrow { format!("({})", scalar(vector_type.scalar(), needs)) } else { String::new() };
+        let cast = if narrow {
+            format!("({})", scalar(vector_type.scalar(), needs))
+        } else {
+            String::new()
+        };
         let list: Vec<String> = parts
             .iter()
-            .map(|p| if narrow { format!("{cast}{}", p.clone().within(binding::UNARY)) } else { p.text.clone() })
+            .map(|p| {
+                if narrow {
+                    format!("{cast}{}", p.clone().within(binding::UNARY))
+                } else {
+                    p.text.clone()
+                }
+            })
             .collect();
         return Ok(Expr::primary(format!("{name}{{{{{}}}}}", list.join(", "))));
     }
@@ -139,7 +153,13 @@ pub(super) fn unary(op: UnaryOp, ty: Type, a: &Expr) -> Option<Expr> {
     }
 }
 
-pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+pub(super) fn binary(
+    op: BinaryOp,
+    ty: Type,
+    a: &Expr,
+    b: &Expr,
+    needs: &mut Needs,
+) -> Spelled<Option<Expr>> {
     let function = match (op, ty) {
         (BinaryOp::Add | BinaryOp::AddUnfused, HALF) => "__hadd_rn",
         (BinaryOp::Sub | BinaryOp::SubUnfused, HALF) => "__hsub_rn",
@@ -153,7 +173,9 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         (BinaryOp::Max, HALF2) => "__hmax2",
         (BinaryOp::Div, HALF) => {
             let (a, b) = (&a.text, &b.text);
-            return Ok(Some(Expr::primary(format!("__float2half(__half2float({a}) / __half2float({b}))"))));
+            return Ok(Some(Expr::primary(format!(
+                "__float2half(__half2float({a}) / __half2float({b}))"
+            ))));
         }
         (BinaryOp::Div, HALF2) => needs.helper("divide_half2"),
         (BinaryOp::AddUnfused, FLOAT) => "__fadd_rn",
@@ -164,7 +186,11 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         (BinaryOp::Rem, FLOAT) => "fmodf",
         (BinaryOp::Min, Type::Scalar(_)) => "min",
         (BinaryOp::Max, Type::Scalar(_)) => "max",
-        (_, HALF | HALF2) => return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max")),
+        (_, HALF | HALF2) => {
+            return Err(format!(
+                "{op:?} of {ty} values; they have +, -, *, /, min and max"
+            ));
+        }
         _ => return Ok(None),
     };
     Ok(Some(call(function, &[a, b])))
@@ -188,7 +214,11 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr]) -> Spelled<Exp
             MathFn::Round => "rintf",
             MathFn::Floor => "floorf",
         },
-        _ => return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)")),
+        _ => {
+            return Err(format!(
+                "{function:?} of {ty}; it exists for f32 (convert first)"
+            ));
+        }
     };
     Ok(Expr::call(name, operands))
 }
@@ -201,7 +231,9 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         return match (from, to) {
             (HALF2, Type::Vector(Scalar::F32, 2)) => Ok(Some(call("__half22float2", &[a]))),
             (Type::Vector(Scalar::F32, 2), HALF2) => Ok(Some(call("__float22half2_rn", &[a]))),
-            _ => Err(format!("conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component")),
+            _ => Err(format!(
+                "conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component"
+            )),
         };
     };
     let widened = |a: &Expr| call("__half2float", &[a]);
@@ -215,7 +247,9 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         (Scalar::F32, Scalar::U32) => call("__float2uint_rz", &[a]),
         (Scalar::F32, Scalar::U64) => needs.call("float_to_u64", std::slice::from_ref(a)),
         (Scalar::F32, Scalar::I8 | Scalar::U8 | Scalar::I16 | Scalar::U16) => {
-            return Err(format!("conversion of f32 to {result}; convert to i32 or u32, a store narrows"));
+            return Err(format!(
+                "conversion of f32 to {result}; convert to i32 or u32, a store narrows"
+            ));
         }
         _ => return Ok(None),
     }))

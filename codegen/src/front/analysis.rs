@@ -51,12 +51,17 @@ impl Owner<'_> {
         if read == written {
             return true;
         }
-        let (Self::Function(kernel, function), Memory::Parameter(a), Memory::Parameter(b)) = (self, read, written)
+        let (Self::Function(kernel, function), Memory::Parameter(a), Memory::Parameter(b)) =
+            (self, read, written)
         else {
             return false;
         };
         let is_shared = |index: u32| {
-            kernel.functions.get(function.index()).and_then(|f| f.parameters.get(index as usize)).is_some_and(|p| matches!(p.kind, FunctionParameterKind::Shared(_)))
+            kernel
+                .functions
+                .get(function.index())
+                .and_then(|f| f.parameters.get(index as usize))
+                .is_some_and(|p| matches!(p.kind, FunctionParameterKind::Shared(_)))
         };
         is_shared(a) == is_shared(b)
     }
@@ -196,11 +201,12 @@ pub(crate) fn analyse(body: &Body, owner: Owner<'_>, effects: &[CallEffect]) -> 
     let inline = flow.decide();
     let index_only = (0..count)
         .map(|value| {
-            !flow.uses[value].is_empty()
-                && flow.uses[value].iter().all(|u| match u {
-                    Use::Operand { user, .. } => matches!(&body.value(*user).op, Op::Load(place) if place.index.index() == value),
-                    Use::Statement(landing) => flow.is_index_at(landing.point, value),
-                })
+            !flow.uses[value].is_empty() && flow.uses[value].iter().all(|u| match u {
+                Use::Operand { user, .. } => {
+                    matches!(&body.value(*user).op, Op::Load(place) if place.index.index() == value)
+                }
+                Use::Statement(landing) => flow.is_index_at(landing.point, value),
+            })
         })
         .collect();
     let mut shared_used = vec![false; body.shared.len()];
@@ -230,7 +236,9 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
         match &stmt.kind {
             StmtKind::Eval(value) if live[value.index()] => match &body.value(*value).op {
                 Op::Load(place) => mark(&place.memory),
-                Op::Call { arguments: list, .. } => arguments = list,
+                Op::Call {
+                    arguments: list, ..
+                } => arguments = list,
                 _ => {}
             },
             StmtKind::Store { place, .. } => mark(&place.memory),
@@ -239,7 +247,9 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
                 mark(&from.memory);
             }
             StmtKind::LoadMatrix { from, .. } => mark(&from.memory),
-            StmtKind::Call { arguments: list, .. } => arguments = list,
+            StmtKind::Call {
+                arguments: list, ..
+            } => arguments = list,
             _ => {}
         }
         for argument in arguments {
@@ -257,7 +267,10 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
 
 impl Flow<'_> {
     fn call_effect(&self, function: FunctionId) -> CallEffect {
-        self.effects.get(function.index()).copied().unwrap_or(CallEffect::Full)
+        self.effects
+            .get(function.index())
+            .copied()
+            .unwrap_or(CallEffect::Full)
     }
 
     fn mark_value(&mut self, id: ValueId) {
@@ -281,7 +294,11 @@ impl Flow<'_> {
     fn mark_block(&mut self, block: &Block) -> bool {
         let mut any = false;
         for stmt in block {
-            let inner_needed = stmt.kind.blocks().into_iter().fold(false, |any, inner| self.mark_block(inner) | any);
+            let inner_needed = stmt
+                .kind
+                .blocks()
+                .into_iter()
+                .fold(false, |any, inner| self.mark_block(inner) | any);
             let needed = match &stmt.kind {
                 StmtKind::Eval(value) => {
                     let effect = matches!(&self.body.value(*value).op, Op::Call { function, .. } if self.call_effect(*function) == CallEffect::Full);
@@ -290,10 +307,16 @@ impl Flow<'_> {
                     }
                     effect
                 }
-                StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => self.variable_read[variable.index()],
-                StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
+                StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
+                    self.variable_read[variable.index()]
+                }
+                StmtKind::WriteRegister { target, .. } => {
+                    self.registers_read[target.registers.index()]
+                }
                 StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
-                StmtKind::Mma { accumulator, a, b, .. } => {
+                StmtKind::Mma {
+                    accumulator, a, b, ..
+                } => {
                     let needed = self.registers_read[accumulator.registers.index()];
                     if needed {
                         for operand in [a, b] {
@@ -328,7 +351,10 @@ impl Flow<'_> {
                 *next += 1;
                 if here == point {
                     return Some(match &stmt.kind {
-                        StmtKind::Store { place, value: stored } => place.index.index() == value && stored.index() != value,
+                        StmtKind::Store {
+                            place,
+                            value: stored,
+                        } => place.index.index() == value && stored.index() != value,
                         StmtKind::AsyncCopy { .. } | StmtKind::LoadMatrix { .. } => true,
                         _ => false,
                     });
@@ -369,12 +395,16 @@ impl Flow<'_> {
                     }
                 }
                 StmtKind::Assign { variable, .. } => change = Change::Variable(*variable),
-                StmtKind::WriteRegister { target, .. } => change = Change::Registers(target.registers),
+                StmtKind::WriteRegister { target, .. } => {
+                    change = Change::Registers(target.registers)
+                }
                 StmtKind::LoadMatrix { to, .. } => {
                     change = Change::Registers(to.registers);
                     loads = true;
                 }
-                StmtKind::Mma { accumulator, .. } => change = Change::Registers(accumulator.registers),
+                StmtKind::Mma { accumulator, .. } => {
+                    change = Change::Registers(accumulator.registers)
+                }
                 StmtKind::Store { place, .. } => change = Change::Memory(place.memory),
                 StmtKind::AsyncCopy { to, .. } => {
                     change = Change::Memory(to.memory);
@@ -386,10 +416,10 @@ impl Flow<'_> {
                 | StmtKind::AsyncWait { .. }
                 | StmtKind::TriggerDependents
                 | StmtKind::WaitForPrerequisites => change = Change::Fence,
-                StmtKind::Call { function, .. } => {
-                    if self.call_effect(*function) != CallEffect::Pure {
-                        change = Change::Call;
-                    }
+                StmtKind::Call { function, .. }
+                    if self.call_effect(*function) != CallEffect::Pure =>
+                {
+                    change = Change::Call;
                 }
                 StmtKind::Break | StmtKind::Continue | StmtKind::Return(_) => change = Change::Flow,
                 _ => {}
@@ -400,14 +430,22 @@ impl Flow<'_> {
                 loops: loops.clone(),
                 block: number,
             });
-            let at = |point, header| Use::Statement(Landing { point, header, lazy: false });
+            let at = |point, header| {
+                Use::Statement(Landing {
+                    point,
+                    header,
+                    lazy: false,
+                })
+            };
             match &stmt.kind {
                 StmtKind::Eval(value) => {
                     if self.live[value.index()] {
                         self.note_operands(*value);
                     }
                 }
-                StmtKind::For { start, end, step, .. } => {
+                StmtKind::For {
+                    start, end, step, ..
+                } => {
                     self.note(*start, at(point, false));
                     self.note(*end, at(point, true));
                     self.note(*step, at(point, true));
@@ -430,7 +468,11 @@ impl Flow<'_> {
                     self.loop_end[this] = self.points.len();
                     loops.pop();
                 }
-                StmtKind::While { test, condition, body } => {
+                StmtKind::While {
+                    test,
+                    condition,
+                    body,
+                } => {
                     let this = self.loop_end.len();
                     loops.push(this);
                     self.loop_end.push(0);
@@ -459,7 +501,9 @@ impl Flow<'_> {
 
     fn statement_prints(&self, kind: &StmtKind) -> bool {
         match kind {
-            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => self.variable_read[variable.index()],
+            StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
+                self.variable_read[variable.index()]
+            }
             StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
             StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
             StmtKind::Mma { accumulator, .. } => self.registers_read[accumulator.registers.index()],
@@ -480,7 +524,9 @@ impl Flow<'_> {
             let lazy = match &value.op {
                 Op::Select { .. } => position > 0,
                 Op::Binary(..) => {
-                    position > 0 && value.ty == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
+                    position > 0
+                        && value.ty
+                            == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
                 }
                 _ => false,
             };
@@ -513,9 +559,18 @@ impl Flow<'_> {
                 Change::Memory(written) => self.owner.may_alias(memory, written),
                 _ => false,
             },
-            Reads::AnyMemory => matches!(point.change, Change::Fence | Change::Call | Change::Memory(_)),
+            Reads::AnyMemory => matches!(
+                point.change,
+                Change::Fence | Change::Call | Change::Memory(_)
+            ),
             Reads::Lanes => matches!(point.change, Change::Fence | Change::Call | Change::Flow),
-            Reads::Everything => point.loads || matches!(point.change, Change::Memory(_) | Change::Fence | Change::Call | Change::Flow),
+            Reads::Everything => {
+                point.loads
+                    || matches!(
+                        point.change,
+                        Change::Memory(_) | Change::Fence | Change::Call | Change::Flow
+                    )
+            }
         }
     }
 
@@ -532,11 +587,18 @@ impl Flow<'_> {
                 match *used {
                     Use::Statement(landing) => lands.push(landing),
                     Use::Operand { user, lazy } if inline[user.index()] => {
-                        lands.extend(landings[user.index()].iter().map(|l| Landing { lazy: l.lazy || lazy, ..*l }));
+                        lands.extend(landings[user.index()].iter().map(|l| Landing {
+                            lazy: l.lazy || lazy,
+                            ..*l
+                        }));
                     }
                     Use::Operand { user, lazy } => {
                         if let Some(point) = self.evaluated_at[user.index()] {
-                            lands.push(Landing { point, header: false, lazy });
+                            lands.push(Landing {
+                                point,
+                                header: false,
+                                lazy,
+                            });
                         }
                     }
                 }
@@ -563,7 +625,9 @@ impl Flow<'_> {
             return false;
         }
         let reads = self.reads(&value.op);
-        lands.iter().all(|landing| self.may_land(from, landing, reads, leaf))
+        lands
+            .iter()
+            .all(|landing| self.may_land(from, landing, reads, leaf))
     }
 
     fn may_land(&self, from: usize, landing: &Landing, reads: Reads, leaf: bool) -> bool {
@@ -572,7 +636,11 @@ impl Flow<'_> {
             return false;
         }
         let (start, target) = (&self.points[from], &self.points[to]);
-        let crossed = target.loops.iter().find(|l| !start.loops.contains(l)).copied();
+        let crossed = target
+            .loops
+            .iter()
+            .find(|l| !start.loops.contains(l))
+            .copied();
         let mut end = to;
         if let Some(outermost) = crossed {
             if !leaf {
@@ -584,9 +652,15 @@ impl Flow<'_> {
                 return false;
             }
             // The loop that starts at `to` is the first whose points follow it.
-            end = self.points.get(to + 1).and_then(|p| p.loops.last()).map_or(to + 1, |&l| self.loop_end[l].max(to + 1));
+            end = self
+                .points
+                .get(to + 1)
+                .and_then(|p| p.loops.last())
+                .map_or(to + 1, |&l| self.loop_end[l].max(to + 1));
         }
-        if matches!(reads, Reads::Lanes | Reads::Everything) && (landing.lazy || landing.header || start.block != target.block) {
+        if matches!(reads, Reads::Lanes | Reads::Everything)
+            && (landing.lazy || landing.header || start.block != target.block)
+        {
             return false;
         }
         !(from + 1..end).any(|p| self.conflicts(reads, &self.points[p]))
@@ -596,18 +670,23 @@ impl Flow<'_> {
     fn is_leaf(&self, index: usize) -> bool {
         match &self.body.values[index].op {
             Op::ReadVariable(_) => true,
-            Op::ReadRegister(reference) => reference.index.iter().all(|i| self.is_simple(i.index())),
+            Op::ReadRegister(reference) => {
+                reference.index.iter().all(|i| self.is_simple(i.index()))
+            }
             Op::Component(vector, _) => {
                 let v = vector.index();
                 self.body.values[v].name.is_some() || (self.uses[v].len() > 1 && !self.is_simple(v))
             }
-            Op::AssumeUniform(inner) => self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some(),
+            Op::AssumeUniform(inner) => {
+                self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some()
+            }
             _ => false,
         }
     }
 
     fn is_simple(&self, index: usize) -> bool {
-        always_inline(&self.body.values[index].op) || matches!(self.body.values[index].op, Op::ReadVariable(_))
+        always_inline(&self.body.values[index].op)
+            || matches!(self.body.values[index].op, Op::ReadVariable(_))
     }
 
     /// A name that only repeats what it is bound to (`let cols = cols;`).
@@ -617,10 +696,14 @@ impl Flow<'_> {
             return false;
         };
         match (&value.op, self.owner) {
-            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => {
-                kernel.constants.get(id.index()).is_some_and(|c| c.name == name)
-            }
-            (Op::Parameter(p), Owner::Kernel(kernel)) => kernel.parameters.get(*p as usize).is_some_and(|x| x.name == name),
+            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => kernel
+                .constants
+                .get(id.index())
+                .is_some_and(|c| c.name == name),
+            (Op::Parameter(p), Owner::Kernel(kernel)) => kernel
+                .parameters
+                .get(*p as usize)
+                .is_some_and(|x| x.name == name),
             (Op::Parameter(p), Owner::Function(kernel, f)) => kernel
                 .functions
                 .get(f.index())
@@ -633,10 +716,19 @@ impl Flow<'_> {
 
 /// Values that read nothing that changes and cost nothing to repeat.
 fn always_inline(op: &Op) -> bool {
-    matches!(op, Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_))
+    matches!(
+        op,
+        Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_)
+    )
 }
 
 /// Whether a memory parameter of a kernel is only read.
 pub(crate) fn is_read_only(kind: &ParameterKind) -> bool {
-    matches!(kind, ParameterKind::Memory { access: Access::Read, .. })
+    matches!(
+        kind,
+        ParameterKind::Memory {
+            access: Access::Read,
+            ..
+        }
+    )
 }

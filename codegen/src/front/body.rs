@@ -55,11 +55,16 @@ impl<'f, 'k> Printer<'f, 'k> {
         file.names.open();
         let wanted: Vec<&str> = match owner {
             Owner::Kernel(kernel) => kernel.parameters.iter().map(|p| p.name.as_str()).collect(),
-            Owner::Function(kernel, id) => {
-                kernel.functions[id.index()].parameters.iter().map(|p| p.name.as_str()).collect()
-            }
+            Owner::Function(kernel, id) => kernel.functions[id.index()]
+                .parameters
+                .iter()
+                .map(|p| p.name.as_str())
+                .collect(),
         };
-        let parameters = wanted.into_iter().map(|name| file.names.declare(name)).collect();
+        let parameters = wanted
+            .into_iter()
+            .map(|name| file.names.declare(name))
+            .collect();
         Self {
             file,
             body,
@@ -90,7 +95,10 @@ impl<'f, 'k> Printer<'f, 'k> {
         match ty {
             Type::Scalar(scalar) => Ok(self.file.language.scalar(scalar, &mut self.file.needs)),
             Type::Vector(scalar, lanes) => {
-                let piece = self.file.language.vector(scalar, lanes, &mut self.file.needs);
+                let piece = self
+                    .file
+                    .language
+                    .vector(scalar, lanes, &mut self.file.needs);
                 self.spelled(at, piece)
             }
         }
@@ -104,7 +112,12 @@ impl<'f, 'k> Printer<'f, 'k> {
         };
         match memory {
             Memory::Shared(id) => {
-                let name = self.shared.get(id.index()).cloned().flatten().ok_or_else(missing)?;
+                let name = self
+                    .shared
+                    .get(id.index())
+                    .cloned()
+                    .flatten()
+                    .ok_or_else(missing)?;
                 Ok((name, self.body.shared[id.index()].element))
             }
             Memory::Parameter(index) => {
@@ -114,7 +127,11 @@ impl<'f, 'k> Printer<'f, 'k> {
                         Some(ParameterKind::Memory { element, .. }) => *element,
                         _ => return Err(missing()),
                     },
-                    Owner::Function(kernel, id) => match kernel.functions[id.index()].parameters.get(index).map(|p| p.kind) {
+                    Owner::Function(kernel, id) => match kernel.functions[id.index()]
+                        .parameters
+                        .get(index)
+                        .map(|p| p.kind)
+                    {
                         Some(
                             FunctionParameterKind::GlobalRead(element)
                             | FunctionParameterKind::GlobalWrite(element)

@@ -1,7 +1,8 @@
 //! Expressions: operators with the parentheses C++ needs, literals, loads, calls.
 
 use tilekiln_dsl::ir::{
-    Argument, BinaryOp, CompareOp, Literal, Op, Place, RegisterRef, Scalar, ShuffleKind, Type, UnaryOp, ValueId,
+    Argument, BinaryOp, CompareOp, Literal, Op, Place, RegisterRef, Scalar, ShuffleKind, Type,
+    UnaryOp, ValueId,
 };
 
 use super::body::Printer;
@@ -37,7 +38,11 @@ pub(crate) fn operator(op: BinaryOp, is_bool: bool) -> Option<(&'static str, u8)
         BinaryOp::Xor => ("^", binding::BIT_XOR),
         BinaryOp::Shl => ("<<", binding::SHIFT),
         BinaryOp::Shr => (">>", binding::SHIFT),
-        BinaryOp::Min | BinaryOp::Max | BinaryOp::AddUnfused | BinaryOp::SubUnfused | BinaryOp::MulUnfused => return None,
+        BinaryOp::Min
+        | BinaryOp::Max
+        | BinaryOp::AddUnfused
+        | BinaryOp::SubUnfused
+        | BinaryOp::MulUnfused => return None,
     })
 }
 
@@ -46,8 +51,10 @@ pub(crate) fn operator(op: BinaryOp, is_bool: bool) -> Option<(&'static str, u8)
 pub(crate) fn infix(token: &str, binds: u8, a: Expr, b: Expr, regroup: bool) -> Expr {
     let mixed = |side: &Expr| {
         let binary = side.binds >= binding::OR && side.binds <= binding::PRODUCT;
-        let asks = matches!(binds, binding::SHIFT | binding::BIT_AND | binding::BIT_XOR | binding::BIT_OR)
-            || (binds == binding::OR && side.binds == binding::AND);
+        let asks = matches!(
+            binds,
+            binding::SHIFT | binding::BIT_AND | binding::BIT_XOR | binding::BIT_OR
+        ) || (binds == binding::OR && side.binds == binding::AND);
         binary && asks && (side.binds != binds || binds == binding::SHIFT)
     };
     let left_needs = if mixed(&a) { binding::PRIMARY } else { binds };
@@ -72,9 +79,14 @@ impl Printer<'_, '_> {
         }
         if !self.is_inline(id) {
             let value = self.body.value(id);
-            let what = value.name.clone().map_or_else(|| format!("a {} value", value.ty), |n| format!("`{n}`"));
+            let what = value
+                .name
+                .clone()
+                .map_or_else(|| format!("a {} value", value.ty), |n| format!("`{n}`"));
             return Err(CodegenError {
-                message: format!("{what} is used where it has not been computed; compute it in the block that uses it, or one around it"),
+                message: format!(
+                    "{what} is used where it has not been computed; compute it in the block that uses it, or one around it"
+                ),
                 at: value.at,
             });
         }
@@ -96,18 +108,28 @@ impl Printer<'_, '_> {
             Op::Literal(literal) => self.literal(*literal, context),
             Op::Constant(id) => self.constant(id.index(), context, at)?,
             Op::Parameter(index) => {
-                let name = self.parameters.get(*index as usize).cloned().ok_or_else(|| CodegenError {
-                    message: "a value names a parameter that is not there".to_string(),
-                    at,
-                })?;
+                let name = self
+                    .parameters
+                    .get(*index as usize)
+                    .cloned()
+                    .ok_or_else(|| CodegenError {
+                        message: "a value names a parameter that is not there".to_string(),
+                        at,
+                    })?;
                 Expr::primary(name)
             }
             Op::Builtin(builtin) => language.builtin(*builtin, &mut self.file.needs),
             Op::ReadVariable(variable) => {
-                let name = self.variables[variable.index()].clone().ok_or_else(|| CodegenError {
-                    message: format!("variable `{}` is read before it is declared", body.variables[variable.index()].name),
-                    at,
-                })?;
+                let name =
+                    self.variables[variable.index()]
+                        .clone()
+                        .ok_or_else(|| CodegenError {
+                            message: format!(
+                                "variable `{}` is read before it is declared",
+                                body.variables[variable.index()].name
+                            ),
+                            at,
+                        })?;
                 Expr::primary(name)
             }
             Op::ReadRegister(reference) => {
@@ -118,7 +140,10 @@ impl Printer<'_, '_> {
             Op::Load(place) => self.load(place, context, at)?,
             Op::Lookup { table, index } => {
                 let table = &body.tables[table.index()];
-                let found = self.file.tables.iter().position(|t| t.table.name == table.name && t.table.entries == table.entries);
+                let found =
+                    self.file.tables.iter().position(|t| {
+                        t.table.name == table.name && t.table.entries == table.entries
+                    });
                 let position = found.ok_or_else(|| CodegenError {
                     message: format!("table `{}` is not part of the kernel", table.name),
                     at,
@@ -143,7 +168,11 @@ impl Printer<'_, '_> {
                         UnaryOp::Not => "~",
                     };
                     let operand = a.within(binding::UNARY);
-                    let operand = if operand.starts_with('-') { format!("({operand})") } else { operand };
+                    let operand = if operand.starts_with('-') {
+                        format!("({operand})")
+                    } else {
+                        operand
+                    };
                     Expr {
                         text: format!("{token}{operand}"),
                         binds: binding::UNARY,
@@ -151,20 +180,7 @@ impl Printer<'_, '_> {
                 }
             }
             Op::Binary(op, a, b) => self.binary(*op, ty, *a, *b, at)?,
-            Op::Compare(op, a, b) => {
-                let (token, binds) = match op {
-                    CompareOp::Eq => ("==", binding::EQUALITY),
-                    CompareOp::Ne => ("!=", binding::EQUALITY),
-                    CompareOp::Lt => ("<", binding::RELATION),
-                    CompareOp::Le => ("<=", binding::RELATION),
-                    CompareOp::Gt => (">", binding::RELATION),
-                    CompareOp::Ge => (">=", binding::RELATION),
-                };
-                let (a, b) = self.operands(*a, *b, Context::Beside)?;
-                // A comparison of comparisons reads (and warns) badly without parentheses.
-                let tight = |e: Expr| if e.binds <= binding::RELATION { Expr::primary(format!("({})", e.text)) } else { e };
-                infix(token, binds, tight(a), tight(b), false)
-            }
+            Op::Compare(op, a, b) => self.comparison(*op, *a, *b)?,
             Op::Select { condition, yes, no } => {
                 let condition = self.value(*condition, Context::Exact)?.within(binding::OR);
                 let yes = self.value(*yes, Context::Exact)?.within(binding::SELECT);
@@ -225,7 +241,9 @@ impl Printer<'_, '_> {
                 let value = self.value(*value, Context::Exact)?;
                 if !matches!(width, 2 | 4 | 8 | 16 | 32) {
                     return Err(CodegenError {
-                        message: format!("a warp reduction over {width} lanes; groups of 2, 4, 8, 16 or 32 lanes exist"),
+                        message: format!(
+                            "a warp reduction over {width} lanes; groups of 2, 4, 8, 16 or 32 lanes exist"
+                        ),
                         at,
                     });
                 }
@@ -242,17 +260,58 @@ impl Printer<'_, '_> {
                 accumulator,
             } => {
                 let operands = self.exprs(&[*a, *b, *accumulator], Context::Typed)?;
-                self.file.needs.call(if *a_signed { "dot4" } else { "dot4_unsigned_signed" }, &operands)
+                self.file.needs.call(
+                    if *a_signed {
+                        "dot4"
+                    } else {
+                        "dot4_unsigned_signed"
+                    },
+                    &operands,
+                )
             }
-            Op::BytePermute { low, high, selector } => {
+            Op::BytePermute {
+                low,
+                high,
+                selector,
+            } => {
                 let low = self.value(*low, Context::Typed)?;
                 let high = self.value(*high, Context::Typed)?;
                 let selector = self.value(*selector, Context::Mask)?;
                 language.byte_permute(&[low, high, selector], &mut self.file.needs)
             }
-            Op::Call { function, arguments } => Expr::primary(self.call(*function, arguments, at)?),
+            Op::Call {
+                function,
+                arguments,
+            } => Expr::primary(self.call(*function, arguments, at)?),
             Op::AssumeUniform(a) => self.value(*a, context)?,
         })
+    }
+
+    /// A comparison.
+    pub fn comparison(
+        &mut self,
+        op: CompareOp,
+        a: ValueId,
+        b: ValueId,
+    ) -> Result<Expr, CodegenError> {
+        let (token, binds) = match op {
+            CompareOp::Eq => ("==", binding::EQUALITY),
+            CompareOp::Ne => ("!=", binding::EQUALITY),
+            CompareOp::Lt => ("<", binding::RELATION),
+            CompareOp::Le => ("<=", binding::RELATION),
+            CompareOp::Gt => (">", binding::RELATION),
+            CompareOp::Ge => (">=", binding::RELATION),
+        };
+        let (a, b) = self.operands(a, b, Context::Beside)?;
+        // A comparison of comparisons reads (and warns) badly without parentheses.
+        let tight = |e: Expr| {
+            if e.binds <= binding::RELATION {
+                Expr::primary(format!("({})", e.text))
+            } else {
+                e
+            }
+        };
+        Ok(infix(token, binds, tight(a), tight(b), false))
     }
 
     fn exprs(&mut self, ids: &[ValueId], context: Context) -> Result<Vec<Expr>, CodegenError> {
@@ -266,10 +325,15 @@ impl Printer<'_, '_> {
         arguments: &[Argument],
         at: tilekiln_dsl::ir::Location,
     ) -> Result<String, CodegenError> {
-        let name = self.file.function_names.get(function.index()).cloned().ok_or_else(|| CodegenError {
-            message: "a call names a function that is not part of the kernel".to_string(),
-            at,
-        })?;
+        let name = self
+            .file
+            .function_names
+            .get(function.index())
+            .cloned()
+            .ok_or_else(|| CodegenError {
+                message: "a call names a function that is not part of the kernel".to_string(),
+                at,
+            })?;
         self.file.used_functions.insert(function.index());
         let mut list = Vec::new();
         for argument in arguments {
@@ -282,11 +346,20 @@ impl Printer<'_, '_> {
     }
 
     /// `name[i][j]`, all given dimensions.
-    pub fn register(&mut self, reference: &RegisterRef, at: tilekiln_dsl::ir::Location) -> Result<String, CodegenError> {
-        let mut text = self.registers[reference.registers.index()].clone().ok_or_else(|| CodegenError {
-            message: format!("register array `{}` is used before it is declared", self.body.registers[reference.registers.index()].name),
-            at,
-        })?;
+    pub fn register(
+        &mut self,
+        reference: &RegisterRef,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<String, CodegenError> {
+        let mut text = self.registers[reference.registers.index()]
+            .clone()
+            .ok_or_else(|| CodegenError {
+                message: format!(
+                    "register array `{}` is used before it is declared",
+                    self.body.registers[reference.registers.index()].name
+                ),
+                at,
+            })?;
         for index in &reference.index {
             text += &format!("[{}]", self.text(*index)?);
         }
@@ -294,12 +367,21 @@ impl Printer<'_, '_> {
     }
 
     /// `memory[index]`.
-    pub fn element(&mut self, place: &Place, at: tilekiln_dsl::ir::Location) -> Result<String, CodegenError> {
+    pub fn element(
+        &mut self,
+        place: &Place,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<String, CodegenError> {
         let (name, _) = self.memory(place.memory, at)?;
         Ok(format!("{name}[{}]", self.text(place.index)?))
     }
 
-    fn load(&mut self, place: &Place, context: Context, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
+    fn load(
+        &mut self,
+        place: &Place,
+        context: Context,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<Expr, CodegenError> {
         let (_, element) = self.memory(place.memory, at)?;
         let text = self.element(place, at)?;
         if place.access == Type::Scalar(element) {
@@ -318,8 +400,12 @@ impl Printer<'_, '_> {
     fn widened(&mut self, scalar: Scalar, a: Expr, context: Context) -> Expr {
         match scalar {
             Scalar::BF16 => self.file.language.widen_bf16(&a, &mut self.file.needs),
-            Scalar::U8 | Scalar::U16 if context != Context::Typed => Expr::primary(format!("unsigned({})", a.text)),
-            Scalar::I8 | Scalar::I16 if context == Context::Exact => Expr::primary(format!("int({})", a.text)),
+            Scalar::U8 | Scalar::U16 if context != Context::Typed => {
+                Expr::primary(format!("unsigned({})", a.text))
+            }
+            Scalar::I8 | Scalar::I16 if context == Context::Exact => {
+                Expr::primary(format!("int({})", a.text))
+            }
             _ => a,
         }
     }
@@ -332,11 +418,20 @@ impl Printer<'_, '_> {
         }
     }
 
-    fn converted(&mut self, from: Type, to: Type, a: Expr, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
+    fn converted(
+        &mut self,
+        from: Type,
+        to: Type,
+        a: Expr,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<Expr, CodegenError> {
         if from == to {
             return Ok(a);
         }
-        let piece = self.file.language.convert(from, to, &a, &mut self.file.needs);
+        let piece = self
+            .file
+            .language
+            .convert(from, to, &a, &mut self.file.needs);
         if let Some(done) = self.spelled(at, piece)? {
             return Ok(done);
         }
@@ -355,10 +450,24 @@ impl Printer<'_, '_> {
     }
 
     /// Both operands of an operator; a literal needs no suffix beside an operand that has the type.
-    fn operands(&mut self, a: ValueId, b: ValueId, beside: Context) -> Result<(Expr, Expr), CodegenError> {
-        let context_of = |other_is_literal: bool| if other_is_literal { Context::Exact } else { beside };
+    fn operands(
+        &mut self,
+        a: ValueId,
+        b: ValueId,
+        beside: Context,
+    ) -> Result<(Expr, Expr), CodegenError> {
+        let context_of = |other_is_literal: bool| {
+            if other_is_literal {
+                Context::Exact
+            } else {
+                beside
+            }
+        };
         let (a_literal, b_literal) = (self.is_literal(a), self.is_literal(b));
-        Ok((self.value(a, context_of(b_literal))?, self.value(b, context_of(a_literal))?))
+        Ok((
+            self.value(a, context_of(b_literal))?,
+            self.value(b, context_of(a_literal))?,
+        ))
     }
 
     fn is_literal(&self, id: ValueId) -> bool {
@@ -376,18 +485,29 @@ impl Printer<'_, '_> {
         let is_bool = ty == Type::Scalar(Scalar::Bool);
         let native = operator(op, is_bool);
         let (left, right) = match op {
-            BinaryOp::Shl | BinaryOp::Shr => (self.value(a, Context::Exact)?, self.value(b, Context::Typed)?),
+            BinaryOp::Shl | BinaryOp::Shr => (
+                self.value(a, Context::Exact)?,
+                self.value(b, Context::Typed)?,
+            ),
             BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => self.operands(a, b, Context::Mask)?,
-            _ if native.is_none() => (self.value(a, Context::Exact)?, self.value(b, Context::Exact)?),
+            _ if native.is_none() => (
+                self.value(a, Context::Exact)?,
+                self.value(b, Context::Exact)?,
+            ),
             _ => self.operands(a, b, Context::Beside)?,
         };
-        let piece = self.file.language.binary(op, ty, &left, &right, &mut self.file.needs);
+        let piece = self
+            .file
+            .language
+            .binary(op, ty, &left, &right, &mut self.file.needs);
         if let Some(done) = self.spelled(at, piece)? {
             return Ok(done);
         }
         let Some((token, binds)) = native.filter(|_| ty.components() == 1) else {
             return Err(CodegenError {
-                message: format!("{op:?} of two {ty} values has no spelling here; compute component by component"),
+                message: format!(
+                    "{op:?} of two {ty} values has no spelling here; compute component by component"
+                ),
                 at,
             });
         };
@@ -399,10 +519,19 @@ impl Printer<'_, '_> {
             && matches!(literal, Literal::I32(_) | Literal::F32(_))
             && let Some(positive) = right.text.strip_prefix('-')
         {
-            return Ok(infix("-", binding::SUM, left, Expr::primary(positive), false));
+            return Ok(infix(
+                "-",
+                binding::SUM,
+                left,
+                Expr::primary(positive),
+                false,
+            ));
         }
         let regroup = !ty.scalar().is_float()
-            && matches!(op, BinaryOp::Add | BinaryOp::Mul | BinaryOp::And | BinaryOp::Or | BinaryOp::Xor);
+            && matches!(
+                op,
+                BinaryOp::Add | BinaryOp::Mul | BinaryOp::And | BinaryOp::Or | BinaryOp::Xor
+            );
         let regroup = regroup && !self.mixes_products(op, b);
         Ok(infix(token, binds, left, right, regroup))
     }
@@ -412,11 +541,21 @@ impl Printer<'_, '_> {
         !matches!(&self.body.value(right).op, Op::Binary(inner, ..) if *inner == op)
     }
 
-    fn constant(&mut self, index: usize, context: Context, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
-        let constant = self.file.kernel.constants.get(index).ok_or_else(|| CodegenError {
-            message: "a value names a constant that is not part of the kernel".to_string(),
-            at,
-        })?;
+    fn constant(
+        &mut self,
+        index: usize,
+        context: Context,
+        at: tilekiln_dsl::ir::Location,
+    ) -> Result<Expr, CodegenError> {
+        let constant = self
+            .file
+            .kernel
+            .constants
+            .get(index)
+            .ok_or_else(|| CodegenError {
+                message: "a value names a constant that is not part of the kernel".to_string(),
+                at,
+            })?;
         // A 16-bit constant cannot be `constexpr` everywhere.
         if constant.value.scalar() == Scalar::F16 {
             return Ok(self.literal(constant.value, context));
@@ -433,22 +572,41 @@ impl Printer<'_, '_> {
             Literal::I32(i32::MIN) => "(-2147483647 - 1)".to_string(),
             Literal::I32(v) => v.to_string(),
             Literal::U32(v) => {
-                let digits = if context == Context::Mask && v > 9 { format!("{v:#x}") } else { v.to_string() };
+                let digits = match v {
+                    _ if context != Context::Mask || v < 10 => v.to_string(),
+                    0x1_0000.. => format!("{v:#010x}"),
+                    _ => format!("{v:#x}"),
+                };
                 // A decimal literal above the range of `int` would become a 64-bit one.
                 let short = bare && (v <= i32::MAX as u32 || context == Context::Mask);
                 if short { digits } else { digits + "u" }
             }
             Literal::U64(v) => {
-                let digits = if context == Context::Mask && v > 9 { format!("{v:#x}") } else { v.to_string() };
-                if bare && v <= i32::MAX as u64 { digits } else { digits + "ull" }
+                let digits = if context == Context::Mask && v > 9 {
+                    format!("{v:#x}")
+                } else {
+                    v.to_string()
+                };
+                if bare && v <= i32::MAX as u64 {
+                    digits
+                } else {
+                    digits + "ull"
+                }
             }
             Literal::F32(v) => return self.float(v),
             Literal::F16(v) => {
                 let inner = self.float(v.to_f32());
-                return self.file.language.half_literal(&inner.text, &mut self.file.needs);
+                return self
+                    .file
+                    .language
+                    .half_literal(&inner.text, &mut self.file.needs);
             }
         };
-        let binds = if text.starts_with('-') { binding::UNARY } else { binding::PRIMARY };
+        let binds = if text.starts_with('-') {
+            binding::UNARY
+        } else {
+            binding::PRIMARY
+        };
         Expr { text, binds }
     }
 
@@ -457,11 +615,19 @@ impl Printer<'_, '_> {
             self.file.needs.helper("not_a_number").to_string()
         } else if v.is_infinite() {
             let name = self.file.needs.helper("infinity");
-            if v < 0.0 { format!("-{name}") } else { name.to_string() }
+            if v < 0.0 {
+                format!("-{name}")
+            } else {
+                name.to_string()
+            }
         } else {
             float_text(v)
         };
-        let binds = if text.starts_with('-') { binding::UNARY } else { binding::PRIMARY };
+        let binds = if text.starts_with('-') {
+            binding::UNARY
+        } else {
+            binding::PRIMARY
+        };
         Expr { text, binds }
     }
 }

@@ -30,7 +30,8 @@ impl Output {
                 let Some(cut) = break_point(rest, WIDTH - margin.len()) else {
                     break;
                 };
-                self.lines.push((format!("{margin}{}", rest[..cut].trim_end()), at));
+                self.lines
+                    .push((format!("{margin}{}", rest[..cut].trim_end()), at));
                 rest = rest[cut..].trim_start();
                 margin = "    ".repeat(self.indent + 1);
             }
@@ -81,7 +82,11 @@ impl Output {
     /// Whether it is one plain statement, which needs no braces.
     pub fn is_single_statement(&self) -> bool {
         match &self.lines[..] {
-            [(line, _)] => line.ends_with(';') && !line.trim_start().starts_with("const ") && !line.contains("//"),
+            [(line, _)] => {
+                line.ends_with(';')
+                    && !line.trim_start().starts_with("const ")
+                    && !line.contains("//")
+            }
             _ => false,
         }
     }
@@ -91,7 +96,8 @@ impl Output {
         let margin = "    ".repeat(self.indent);
         let mut lines = other.lines.into_iter();
         if let Some((first, at)) = lines.next() {
-            self.lines.push((format!("{margin}{prefix}{}", first.trim_start()), at));
+            self.lines
+                .push((format!("{margin}{prefix}{}", first.trim_start()), at));
         }
         self.lines.extend(lines);
     }
@@ -104,7 +110,10 @@ impl Output {
 
 /// Text that is safe behind `//`: one line, and no backslash at its end (it would continue the comment).
 pub(crate) fn comment_text(text: &str) -> String {
-    text.replace(['\n', '\r'], " ").trim_end_matches(['\\', ' ', '\t']).trim_start().to_string()
+    text.replace(['\n', '\r'], " ")
+        .trim_end_matches(['\\', ' ', '\t'])
+        .trim_start()
+        .to_string()
 }
 
 /// Where to break a line: the last place within `width` that is least deep in parentheses, after a comma or
@@ -119,7 +128,9 @@ fn break_point(text: &str, width: usize) -> Option<usize> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b' ' if at > 8 => {
                 let after_comma = bytes[at - 1] == b',';
-                let operators = ["+ ", "- ", "* ", "/ ", "& ", "| ", "^ ", "&& ", "|| ", "? ", ": "];
+                let operators = [
+                    "+ ", "- ", "* ", "/ ", "& ", "| ", "^ ", "&& ", "|| ", "? ", ": ",
+                ];
                 let before_operator = operators.iter().any(|op| text[at + 1..].starts_with(op));
                 if (after_comma || before_operator) && best.is_none_or(|(_, d)| depth <= d) {
                     best = Some((at + 1, depth));

@@ -21,24 +21,40 @@ const ALIGNMENT: usize = 16;
 
 fn used_bytes(body: &Body, used: &[bool]) -> usize {
     let sizes = body.shared.iter().zip(used).filter(|(_, used)| **used);
-    sizes.map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT)).sum()
+    sizes
+        .map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT))
+        .sum()
 }
 
 /// Adds up what is used and decides between static and dynamic.
-pub(crate) fn plan(kernel: &Kernel, effects: &[CallEffect], used_functions: &[usize]) -> Result<SharedPlan, CodegenError> {
+pub(crate) fn plan(
+    kernel: &Kernel,
+    effects: &[CallEffect],
+    used_functions: &[usize],
+) -> Result<SharedPlan, CodegenError> {
     let target = &kernel.target;
-    let own = used_bytes(&kernel.body, &analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used);
+    let own = used_bytes(
+        &kernel.body,
+        &analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used,
+    );
     let mut in_functions = 0;
     for &index in used_functions {
         let id = tilekiln_dsl::ir::FunctionId(index as u32);
         let body = &kernel.functions[index].body;
-        in_functions += used_bytes(body, &analyse(body, Owner::Function(kernel, id), effects).shared_used);
+        in_functions += used_bytes(
+            body,
+            &analyse(body, Owner::Function(kernel, id), effects).shared_used,
+        );
     }
     let total = own + in_functions;
     let largest = || kernel.body.shared.iter().max_by_key(|array| array.bytes());
     if total > target.shared_limit {
         let hint = largest().map_or(String::new(), |array| {
-            format!("; the largest array is `{}` with {} bytes", array.name, array.bytes())
+            format!(
+                "; the largest array is `{}` with {} bytes",
+                array.name,
+                array.bytes()
+            )
         });
         return Err(CodegenError {
             message: format!(
@@ -63,14 +79,19 @@ pub(crate) fn plan(kernel: &Kernel, effects: &[CallEffect], used_functions: &[us
             at: kernel.at,
         });
     }
-    Ok(SharedPlan { total, dynamic: own })
+    Ok(SharedPlan {
+        total,
+        dynamic: own,
+    })
 }
 
 impl Printer<'_, '_> {
     /// Declares the arrays of this body.
     pub fn declare_shared(&mut self, dynamic: bool) -> Result<(), CodegenError> {
         let body = self.body;
-        let used: Vec<usize> = (0..body.shared.len()).filter(|&i| self.analysis.shared_used[i]).collect();
+        let used: Vec<usize> = (0..body.shared.len())
+            .filter(|&i| self.analysis.shared_used[i])
+            .collect();
         if used.is_empty() {
             return Ok(());
         }
@@ -79,7 +100,10 @@ impl Printer<'_, '_> {
             pool = self.file.names.declare("shared_memory");
             let total = used_bytes(body, &self.analysis.shared_used);
             let qualifier = self.file.language.dynamic_shared();
-            self.out.line(format!("{qualifier} {pool}[];   // {total} bytes, asked for at launch"), None);
+            self.out.line(
+                format!("{qualifier} {pool}[];   // {total} bytes, asked for at launch"),
+                None,
+            );
         }
         let mut offset = 0;
         for index in used {
@@ -87,15 +111,30 @@ impl Printer<'_, '_> {
             let at = Some(array.at);
             let ty = self.type_name(array.element.into(), array.at)?;
             let name = self.file.names.declare(&array.name);
-            let note = array.note.as_ref().map_or(String::new(), |note| format!("{}, ", comment_text(note)));
+            let note = array
+                .note
+                .as_ref()
+                .map_or(String::new(), |note| format!("{}, ", comment_text(note)));
             let note = format!("// {note}{} bytes", array.bytes());
             if dynamic {
                 let start = self.file.names.declare(&format!("{}_at", array.name));
-                self.out.line(format!("constexpr unsigned {start} = {offset};"), at);
-                self.out.line(format!("{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"), at);
+                self.out
+                    .line(format!("constexpr unsigned {start} = {offset};"), at);
+                self.out.line(
+                    format!(
+                        "{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"
+                    ),
+                    at,
+                );
                 offset += array.bytes().next_multiple_of(ALIGNMENT);
             } else {
-                self.out.line(format!("alignas(16) __shared__ {ty} {name}[{}];   {note}", array.len), at);
+                self.out.line(
+                    format!(
+                        "alignas(16) __shared__ {ty} {name}[{}];   {note}",
+                        array.len
+                    ),
+                    at,
+                );
             }
             self.shared[index] = Some(name);
         }

@@ -37,53 +37,197 @@ const fn needing(key: &'static str, needs: &'static [&'static str], text: &'stat
 /// In the order they are printed: what a helper uses stands before it.
 pub(super) const HELPERS: &[Helper] = &[
     helper("infinity", "constexpr float infinity = __builtin_inff();"),
-    helper("not_a_number", "constexpr float not_a_number = __builtin_nanf(\"\");"),
-    helper("bf16", "using bf16 = unsigned short;   // the upper half of a float"),
-    helper("f32x2", "typedef float f32x2 __attribute__((ext_vector_type(2)));"),
-    helper("f32x4", "typedef float f32x4 __attribute__((ext_vector_type(4)));"),
-    helper("f32x8", "typedef float f32x8 __attribute__((ext_vector_type(8)));"),
-    helper("u32x2", "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));"),
-    helper("u32x4", "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));"),
-    helper("u32x8", "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));"),
-    helper("i32x2", "typedef int i32x2 __attribute__((ext_vector_type(2)));"),
-    helper("i32x4", "typedef int i32x4 __attribute__((ext_vector_type(4)));"),
-    helper("u64x2", "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));"),
-    helper("u8x2", "typedef unsigned char u8x2 __attribute__((ext_vector_type(2)));"),
-    helper("u8x4", "typedef unsigned char u8x4 __attribute__((ext_vector_type(4)));"),
-    helper("u8x8", "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));"),
-    helper("i8x2", "typedef signed char i8x2 __attribute__((ext_vector_type(2)));"),
-    helper("i8x4", "typedef signed char i8x4 __attribute__((ext_vector_type(4)));"),
-    helper("i8x8", "typedef signed char i8x8 __attribute__((ext_vector_type(8)));"),
-    helper("u16x2", "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));"),
-    helper("u16x4", "typedef unsigned short u16x4 __attribute__((ext_vector_type(4)));"),
-    helper("u16x8", "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));"),
-    helper("i16x2", "typedef short i16x2 __attribute__((ext_vector_type(2)));"),
-    helper("i16x4", "typedef short i16x4 __attribute__((ext_vector_type(4)));"),
-    helper("i16x8", "typedef short i16x8 __attribute__((ext_vector_type(8)));"),
-    helper("i16x16", "typedef short i16x16 __attribute__((ext_vector_type(16)));"),
-    helper("f16x2", "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));"),
-    helper("f16x4", "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));"),
-    helper("f16x8", "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));"),
-    helper("f16x16", "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));"),
-    needing("bf16x2", &["bf16"], "typedef bf16 bf16x2 __attribute__((ext_vector_type(2)));"),
-    needing("bf16x4", &["bf16"], "typedef bf16 bf16x4 __attribute__((ext_vector_type(4)));"),
-    needing("bf16x8", &["bf16"], "typedef bf16 bf16x8 __attribute__((ext_vector_type(8)));"),
-    helper("thread_index", "__device__ __forceinline__ unsigned thread_index() { return __builtin_amdgcn_workitem_id_x(); }"),
-    helper("block_index_x", "__device__ __forceinline__ unsigned block_index_x() { return __builtin_amdgcn_workgroup_id_x(); }"),
-    helper("block_index_y", "__device__ __forceinline__ unsigned block_index_y() { return __builtin_amdgcn_workgroup_id_y(); }"),
-    helper("block_index_z", "__device__ __forceinline__ unsigned block_index_z() { return __builtin_amdgcn_workgroup_id_z(); }"),
-    helper("grid_size_x", "__device__ __forceinline__ unsigned grid_size_x() { return __builtin_amdgcn_grid_size_x() / {threads}; }   // blocks"),
-    helper("grid_size_y", "__device__ __forceinline__ unsigned grid_size_y() { return __builtin_amdgcn_grid_size_y(); }   // blocks"),
-    helper("grid_size_z", "__device__ __forceinline__ unsigned grid_size_z() { return __builtin_amdgcn_grid_size_z(); }   // blocks"),
-    helper("lane_index", "__device__ __forceinline__ unsigned lane_index() { return __builtin_amdgcn_mbcnt_lo(~0u, 0); }"),
-    helper("math_abs", "__device__ __forceinline__ float math_abs(float x) { return __builtin_fabsf(x); }"),
-    helper("integer_abs", "__device__ __forceinline__ int integer_abs(int x) { return x < 0 ? int(0u - unsigned(x)) : x; }"),
-    helper("math_sqrt", "__device__ __forceinline__ float math_sqrt(float x) { return __builtin_sqrtf(x); }"),
-    helper("math_exp2", "__device__ __forceinline__ float math_exp2(float x) { return __builtin_exp2f(x); }"),
-    helper("math_log2", "__device__ __forceinline__ float math_log2(float x) { return __builtin_log2f(x); }"),
-    helper("math_round", "__device__ __forceinline__ float math_round(float x) { return __builtin_rintf(x); }   // ties to even"),
-    helper("math_floor", "__device__ __forceinline__ float math_floor(float x) { return __builtin_floorf(x); }"),
-    helper("math_mod", "__device__ __forceinline__ float math_mod(float x, float y) { return __builtin_fmodf(x, y); }"),
+    helper(
+        "not_a_number",
+        "constexpr float not_a_number = __builtin_nanf(\"\");",
+    ),
+    helper(
+        "bf16",
+        "using bf16 = unsigned short;   // the upper half of a float",
+    ),
+    helper(
+        "f32x2",
+        "typedef float f32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "f32x4",
+        "typedef float f32x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "f32x8",
+        "typedef float f32x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "u32x2",
+        "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u32x4",
+        "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u32x8",
+        "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i32x2",
+        "typedef int i32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i32x4",
+        "typedef int i32x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u64x2",
+        "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u8x2",
+        "typedef unsigned char u8x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u8x4",
+        "typedef unsigned char u8x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u8x8",
+        "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i8x2",
+        "typedef signed char i8x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i8x4",
+        "typedef signed char i8x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "i8x8",
+        "typedef signed char i8x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "u16x2",
+        "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u16x4",
+        "typedef unsigned short u16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u16x8",
+        "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i16x2",
+        "typedef short i16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i16x4",
+        "typedef short i16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "i16x8",
+        "typedef short i16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i16x16",
+        "typedef short i16x16 __attribute__((ext_vector_type(16)));",
+    ),
+    helper(
+        "f16x2",
+        "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "f16x4",
+        "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "f16x8",
+        "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "f16x16",
+        "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));",
+    ),
+    needing(
+        "bf16x2",
+        &["bf16"],
+        "typedef bf16 bf16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    needing(
+        "bf16x4",
+        &["bf16"],
+        "typedef bf16 bf16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    needing(
+        "bf16x8",
+        &["bf16"],
+        "typedef bf16 bf16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "thread_index",
+        "__device__ __forceinline__ unsigned thread_index() { return __builtin_amdgcn_workitem_id_x(); }",
+    ),
+    helper(
+        "block_index_x",
+        "__device__ __forceinline__ unsigned block_index_x() { return __builtin_amdgcn_workgroup_id_x(); }",
+    ),
+    helper(
+        "block_index_y",
+        "__device__ __forceinline__ unsigned block_index_y() { return __builtin_amdgcn_workgroup_id_y(); }",
+    ),
+    helper(
+        "block_index_z",
+        "__device__ __forceinline__ unsigned block_index_z() { return __builtin_amdgcn_workgroup_id_z(); }",
+    ),
+    helper(
+        "grid_size_x",
+        "__device__ __forceinline__ unsigned grid_size_x() { return __builtin_amdgcn_grid_size_x() / {threads}; }   // blocks",
+    ),
+    helper(
+        "grid_size_y",
+        "__device__ __forceinline__ unsigned grid_size_y() { return __builtin_amdgcn_grid_size_y(); }   // blocks",
+    ),
+    helper(
+        "grid_size_z",
+        "__device__ __forceinline__ unsigned grid_size_z() { return __builtin_amdgcn_grid_size_z(); }   // blocks",
+    ),
+    helper(
+        "lane_index",
+        "__device__ __forceinline__ unsigned lane_index() { return __builtin_amdgcn_mbcnt_lo(~0u, 0); }",
+    ),
+    helper(
+        "math_abs",
+        "__device__ __forceinline__ float math_abs(float x) { return __builtin_fabsf(x); }",
+    ),
+    helper(
+        "integer_abs",
+        "__device__ __forceinline__ int integer_abs(int x) { return x < 0 ? int(0u - unsigned(x)) : x; }",
+    ),
+    helper(
+        "math_sqrt",
+        "__device__ __forceinline__ float math_sqrt(float x) { return __builtin_sqrtf(x); }",
+    ),
+    helper(
+        "math_exp2",
+        "__device__ __forceinline__ float math_exp2(float x) { return __builtin_exp2f(x); }",
+    ),
+    helper(
+        "math_log2",
+        "__device__ __forceinline__ float math_log2(float x) { return __builtin_log2f(x); }",
+    ),
+    helper(
+        "math_round",
+        "__device__ __forceinline__ float math_round(float x) { return __builtin_rintf(x); }   // ties to even",
+    ),
+    helper(
+        "math_floor",
+        "__device__ __forceinline__ float math_floor(float x) { return __builtin_floorf(x); }",
+    ),
+    helper(
+        "math_mod",
+        "__device__ __forceinline__ float math_mod(float x, float y) { return __builtin_fmodf(x, y); }",
+    ),
     helper(
         "math_fma",
         r"
@@ -93,53 +237,93 @@ __device__ __forceinline__ T math_fma(T a, T b, T c) { return __builtin_elementw
     ),
     Helper {
         name: "math_min",
-        ..needing("math_min of float", &[], "__device__ __forceinline__ float math_min(float a, float b) { return __builtin_fminf(a, b); }")
+        ..needing(
+            "math_min of float",
+            &[],
+            "__device__ __forceinline__ float math_min(float a, float b) { return __builtin_fminf(a, b); }",
+        )
     },
     Helper {
         name: "math_min",
-        ..needing("math_min of half", &[], "__device__ __forceinline__ _Float16 math_min(_Float16 a, _Float16 b) { return _Float16(__builtin_fminf16(a, b)); }")
+        ..needing(
+            "math_min of half",
+            &[],
+            "__device__ __forceinline__ _Float16 math_min(_Float16 a, _Float16 b) { return _Float16(__builtin_fminf16(a, b)); }",
+        )
     },
     Helper {
         name: "math_min",
-        ..needing("math_min of half2", &["f16x2"], r"
+        ..needing(
+            "math_min of half2",
+            &["f16x2"],
+            r"
 __device__ __forceinline__ f16x2 math_min(f16x2 a, f16x2 b) {
     return f16x2{_Float16(__builtin_fminf16(a.x, b.x)), _Float16(__builtin_fminf16(a.y, b.y))};
-}")
+}",
+        )
     },
     Helper {
         name: "math_min",
-        ..needing("math_min of int", &[], r"
+        ..needing(
+            "math_min of int",
+            &[],
+            r"
 template <typename Integer>
-__device__ __forceinline__ Integer math_min(Integer a, Integer b) { return a < b ? a : b; }")
+__device__ __forceinline__ Integer math_min(Integer a, Integer b) { return a < b ? a : b; }",
+        )
     },
     Helper {
         name: "math_max",
-        ..needing("math_max of float", &[], "__device__ __forceinline__ float math_max(float a, float b) { return __builtin_fmaxf(a, b); }")
+        ..needing(
+            "math_max of float",
+            &[],
+            "__device__ __forceinline__ float math_max(float a, float b) { return __builtin_fmaxf(a, b); }",
+        )
     },
     Helper {
         name: "math_max",
-        ..needing("math_max of half", &[], "__device__ __forceinline__ _Float16 math_max(_Float16 a, _Float16 b) { return _Float16(__builtin_fmaxf16(a, b)); }")
+        ..needing(
+            "math_max of half",
+            &[],
+            "__device__ __forceinline__ _Float16 math_max(_Float16 a, _Float16 b) { return _Float16(__builtin_fmaxf16(a, b)); }",
+        )
     },
     Helper {
         name: "math_max",
-        ..needing("math_max of half2", &["f16x2"], r"
+        ..needing(
+            "math_max of half2",
+            &["f16x2"],
+            r"
 __device__ __forceinline__ f16x2 math_max(f16x2 a, f16x2 b) {
     return f16x2{_Float16(__builtin_fmaxf16(a.x, b.x)), _Float16(__builtin_fmaxf16(a.y, b.y))};
-}")
+}",
+        )
     },
     Helper {
         name: "math_max",
-        ..needing("math_max of int", &[], r"
+        ..needing(
+            "math_max of int",
+            &[],
+            r"
 template <typename Integer>
-__device__ __forceinline__ Integer math_max(Integer a, Integer b) { return a > b ? a : b; }")
+__device__ __forceinline__ Integer math_max(Integer a, Integer b) { return a > b ? a : b; }",
+        )
     },
     helper("math_rsqrt", maths::RSQRT),
     helper("math_tanh", maths::TANH),
     helper("reduce_angle", maths::REDUCE),
     helper("sine_near_zero", maths::SINE_NEAR_ZERO),
     helper("cosine_near_zero", maths::COSINE_NEAR_ZERO),
-    needing("math_sin", &["reduce_angle", "sine_near_zero", "cosine_near_zero"], maths::SINE),
-    needing("math_cos", &["reduce_angle", "sine_near_zero", "cosine_near_zero"], maths::COSINE),
+    needing(
+        "math_sin",
+        &["reduce_angle", "sine_near_zero", "cosine_near_zero"],
+        maths::SINE,
+    ),
+    needing(
+        "math_cos",
+        &["reduce_angle", "sine_near_zero", "cosine_near_zero"],
+        maths::COSINE,
+    ),
     helper(
         "unfused_add",
         r"
@@ -272,7 +456,10 @@ __device__ __forceinline__ void sync_warp() {
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }"#,
     ),
-    helper("ballot", "__device__ __forceinline__ unsigned ballot(bool vote) { return __builtin_amdgcn_ballot_w32(vote); }"),
+    helper(
+        "ballot",
+        "__device__ __forceinline__ unsigned ballot(bool vote) { return __builtin_amdgcn_ballot_w32(vote); }",
+    ),
     needing(
         "shuffle_xor",
         &["bit_cast"],
@@ -443,7 +630,12 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
     ),
 ];
 
-pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
+pub(super) fn shuffle(
+    kind: ShuffleKind,
+    value: &Expr,
+    lane: Option<&Expr>,
+    needs: &mut Needs,
+) -> Expr {
     let text = &value.text;
     Expr::primary(match kind {
         ShuffleKind::Xor(mask) => format!("{}<{mask}>({text})", needs.helper("shuffle_xor")),
@@ -459,8 +651,18 @@ pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, need
 /// The definition of `math_min` or `math_max` for a type; all have one name.
 pub(super) fn extremum(op: ReduceOp, ty: Type, needs: &mut Needs) -> &'static str {
     let [float, half, half2, integer] = match op {
-        ReduceOp::Max => ["math_max of float", "math_max of half", "math_max of half2", "math_max of int"],
-        _ => ["math_min of float", "math_min of half", "math_min of half2", "math_min of int"],
+        ReduceOp::Max => [
+            "math_max of float",
+            "math_max of half",
+            "math_max of half2",
+            "math_max of int",
+        ],
+        _ => [
+            "math_min of float",
+            "math_min of half",
+            "math_min of half2",
+            "math_min of int",
+        ],
     };
     needs.helper(match ty {
         Type::Scalar(Scalar::F32) => float,
@@ -468,7 +670,11 @@ pub(super) fn extremum(op: ReduceOp, ty: Type, needs: &mut Needs) -> &'static st
         Type::Vector(Scalar::F16, _) => half2,
         _ => integer,
     });
-    if op == ReduceOp::Max { "math_max" } else { "math_min" }
+    if op == ReduceOp::Max {
+        "math_max"
+    } else {
+        "math_min"
+    }
 }
 
 pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
@@ -495,4 +701,3 @@ pub(super) fn sync(what: Sync, async_copy: bool, needs: &mut Needs) -> Option<St
         Sync::TriggerDependents | Sync::WaitForPrerequisites => None,
     }
 }
-

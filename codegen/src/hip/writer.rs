@@ -72,7 +72,11 @@ pub(super) fn compose(ty: Type, parts: &[Expr], needs: &mut Needs) -> Spelled<Ex
         .iter()
         .map(|part| {
             if narrow {
-                format!("({}){}", scalar(ty.scalar(), needs), part.clone().within(binding::UNARY))
+                format!(
+                    "({}){}",
+                    scalar(ty.scalar(), needs),
+                    part.clone().within(binding::UNARY)
+                )
             } else {
                 part.text.clone()
             }
@@ -108,7 +112,13 @@ fn call(function: &str, operands: &[&Expr]) -> Expr {
     Expr::call(function, &list)
 }
 
-pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+pub(super) fn binary(
+    op: BinaryOp,
+    ty: Type,
+    a: &Expr,
+    b: &Expr,
+    needs: &mut Needs,
+) -> Spelled<Option<Expr>> {
     let half = ty.scalar() == Scalar::F16;
     let helper = match op {
         BinaryOp::Add if half => "unfused_add",
@@ -121,16 +131,28 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         BinaryOp::Max => return Ok(Some(call(extremum(ReduceOp::Max, ty, needs), &[a, b]))),
         BinaryOp::Rem if ty == FLOAT => "math_mod",
         BinaryOp::Div if ty == HALF => {
-            return Ok(Some(Expr::primary(format!("_Float16(float({}) / float({}))", a.text, b.text))));
+            return Ok(Some(Expr::primary(format!(
+                "_Float16(float({}) / float({}))",
+                a.text, b.text
+            ))));
         }
         BinaryOp::Div if ty == HALF2 => "divide_half2",
-        _ if half => return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max")),
+        _ if half => {
+            return Err(format!(
+                "{op:?} of {ty} values; they have +, -, *, /, min and max"
+            ));
+        }
         _ => return Ok(None),
     };
     Ok(Some(call(needs.helper(helper), &[a, b])))
 }
 
-pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+pub(super) fn math(
+    function: MathFn,
+    ty: Type,
+    operands: &[Expr],
+    needs: &mut Needs,
+) -> Spelled<Expr> {
     let name = match (function, ty) {
         (MathFn::Abs, Type::Scalar(Scalar::I32)) => "integer_abs",
         (MathFn::Fma, HALF | HALF2 | FLOAT) => "math_fma",
@@ -147,7 +169,11 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Ne
             MathFn::Round => "math_round",
             MathFn::Floor => "math_floor",
         },
-        _ => return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)")),
+        _ => {
+            return Err(format!(
+                "{function:?} of {ty}; it exists for f32 (convert first)"
+            ));
+        }
     };
     Ok(needs.call(name, operands))
 }
@@ -157,9 +183,14 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         return match (from, to) {
             (HALF2, Type::Vector(Scalar::F32, 2)) | (Type::Vector(Scalar::F32, 2), HALF2) => {
                 let name = vector(to.scalar(), 2, needs)?;
-                Ok(Some(Expr::primary(format!("__builtin_convertvector({}, {name})", a.text))))
+                Ok(Some(Expr::primary(format!(
+                    "__builtin_convertvector({}, {name})",
+                    a.text
+                ))))
             }
-            _ => Err(format!("conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component")),
+            _ => Err(format!(
+                "conversion of {from} to {to}; pairs of f16 and f32 convert whole, others component by component"
+            )),
         };
     };
     // Truncating, saturating, NaN to 0: what the instructions do and a C++ cast does not promise.
@@ -172,7 +203,9 @@ pub(super) fn convert(from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spel
         (Scalar::F32, Scalar::U32) => "float_to_unsigned",
         (Scalar::F32, Scalar::U64) => "float_to_u64",
         (Scalar::F32 | Scalar::F16, Scalar::I8 | Scalar::U8 | Scalar::I16 | Scalar::U16) => {
-            return Err(format!("conversion of {source} to {result}; convert to i32 or u32, a store narrows"));
+            return Err(format!(
+                "conversion of {source} to {result}; convert to i32 or u32, a store narrows"
+            ));
         }
         _ => return Ok(None),
     };

@@ -50,7 +50,11 @@ pub fn rms_norm(target: &str) -> Kernel {
         at: Location::caller(),
     };
 
-    let (x, w, y) = (Memory::Parameter(0), Memory::Parameter(1), Memory::Parameter(2));
+    let (x, w, y) = (
+        Memory::Parameter(0),
+        Memory::Parameter(1),
+        Memory::Parameter(2),
+    );
     let mut b = Build::new();
     let row = b.builtin(Builtin::BlockIndex(0));
     b.name(row, "row");
@@ -135,16 +139,31 @@ pub fn rms_norm(target: &str) -> Kernel {
 pub fn matmul(target: &str, element: Scalar) -> Kernel {
     let chip = Target::named(target).unwrap();
     let fragment = chip.fragments.operand_registers();
-    let (a, w, y) = (Memory::Parameter(0), Memory::Parameter(1), Memory::Parameter(2));
+    let (a, w, y) = (
+        Memory::Parameter(0),
+        Memory::Parameter(1),
+        Memory::Parameter(2),
+    );
     let mut b = Build::new();
     let a_tile = b.shared("a_tile", element, 2 * 16 * 64, "2 stages of [16, 64] f16");
-    let w_tile = b.shared("w_tile", element, 2 * 64 * 64, "2 stages of [64, 64] f16, 16-byte chunks swizzled by row");
+    let w_tile = b.shared(
+        "w_tile",
+        element,
+        2 * 64 * 64,
+        "2 stages of [64, 64] f16, 16-byte chunks swizzled by row",
+    );
     b.stmt(StmtKind::TriggerDependents);
     b.stmt(StmtKind::WaitForPrerequisites);
     let depth = b.param(U32, 3);
     let lane = b.builtin(Builtin::Lane);
     b.name(lane, "lane");
-    let acc = b.registers("acc", Scalar::F32, &[4, 8], "4 tiles of 16x16 f32", Some(Literal::F32(0.0)));
+    let acc = b.registers(
+        "acc",
+        Scalar::F32,
+        &[4, 8],
+        "4 tiles of 16x16 f32",
+        Some(Literal::F32(0.0)),
+    );
     let bounds = [b.u32(0), depth, b.u32(64)];
     b.for_loop("step", bounds, false, |b, step| {
         b.comment("bring the next stage in");
@@ -174,8 +193,20 @@ pub fn matmul(target: &str, element: Scalar) -> Kernel {
         b.stmt(StmtKind::AsyncCommit);
         b.stmt(StmtKind::AsyncWait { pending: 1 });
         b.stmt(StmtKind::Barrier);
-        let left = b.registers("left", Scalar::U32, &[fragment], "16x16, left operand", None);
-        let right = b.registers("right", Scalar::U32, &[4, fragment], "16x64, right operands", None);
+        let left = b.registers(
+            "left",
+            Scalar::U32,
+            &[fragment],
+            "16x16, left operand",
+            None,
+        );
+        let right = b.registers(
+            "right",
+            Scalar::U32,
+            &[4, fragment],
+            "16x64, right operands",
+            None,
+        );
         let whole = |registers| RegisterRef {
             registers,
             index: vec![],
@@ -269,8 +300,14 @@ pub fn matmul(target: &str, element: Scalar) -> Kernel {
 /// Every operation once: scalars, vectors, memory of every type, mathematics, warps, control flow.
 pub fn everything(target: &str) -> Kernel {
     let mut b = Build::new();
-    let (floats, halves, bytes, words, brains, out) =
-        (Memory::Parameter(0), Memory::Parameter(1), Memory::Parameter(2), Memory::Parameter(3), Memory::Parameter(4), Memory::Parameter(5));
+    let (floats, halves, bytes, words, brains, out) = (
+        Memory::Parameter(0),
+        Memory::Parameter(1),
+        Memory::Parameter(2),
+        Memory::Parameter(3),
+        Memory::Parameter(4),
+        Memory::Parameter(5),
+    );
     let thread = b.builtin(Builtin::ThreadIndex);
     b.name(thread, "i");
     let zero = b.f32(0.0);
@@ -279,8 +316,22 @@ pub fn everything(target: &str) -> Kernel {
     let ints = b.variable("ints", int_zero);
     let bits_zero = b.u32(0);
     let bits = b.variable("bits", bits_zero);
-    let centroids = b.table("centroids", vec![Literal::F32(-1.5), Literal::F32(0.1), Literal::F32(f32::INFINITY), Literal::F32(2.0)]);
-    let small = b.table("half_steps", vec![Literal::F16(half::f16::from_f32(0.5)), Literal::F16(half::f16::from_f32(1.25))]);
+    let centroids = b.table(
+        "centroids",
+        vec![
+            Literal::F32(-1.5),
+            Literal::F32(0.1),
+            Literal::F32(f32::INFINITY),
+            Literal::F32(2.0),
+        ],
+    );
+    let small = b.table(
+        "half_steps",
+        vec![
+            Literal::F16(half::f16::from_f32(0.5)),
+            Literal::F16(half::f16::from_f32(1.25)),
+        ],
+    );
 
     b.comment("every mathematical function\nof f32");
     let x = b.load(floats, thread, F32);
@@ -303,7 +354,15 @@ pub fn everything(target: &str) -> Kernel {
     let s = b.read(sum);
     let fused = b.math(MathFn::Fma, &[x, x, s]);
     b.assign(sum, fused);
-    for op in [BinaryOp::Min, BinaryOp::Max, BinaryOp::AddUnfused, BinaryOp::SubUnfused, BinaryOp::MulUnfused, BinaryOp::Div, BinaryOp::Rem] {
+    for op in [
+        BinaryOp::Min,
+        BinaryOp::Max,
+        BinaryOp::AddUnfused,
+        BinaryOp::SubUnfused,
+        BinaryOp::MulUnfused,
+        BinaryOp::Div,
+        BinaryOp::Rem,
+    ] {
         b.update(sum, op, x);
     }
     let inf = b.f32(f32::NEG_INFINITY);
@@ -329,7 +388,17 @@ pub fn everything(target: &str) -> Kernel {
     b.name(int, "whole");
     let magnitude = b.math(MathFn::Abs, &[int]);
     b.update(ints, BinaryOp::Add, magnitude);
-    for op in [BinaryOp::Sub, BinaryOp::Mul, BinaryOp::And, BinaryOp::Or, BinaryOp::Xor, BinaryOp::Min, BinaryOp::Max, BinaryOp::Div, BinaryOp::Rem] {
+    for op in [
+        BinaryOp::Sub,
+        BinaryOp::Mul,
+        BinaryOp::And,
+        BinaryOp::Or,
+        BinaryOp::Xor,
+        BinaryOp::Min,
+        BinaryOp::Max,
+        BinaryOp::Div,
+        BinaryOp::Rem,
+    ] {
         b.update(ints, op, int);
     }
     let least = b.i32(i32::MIN);
@@ -450,7 +519,10 @@ pub fn everything(target: &str) -> Kernel {
         let part_type = Type::Scalar(scalar).widened();
         let v = b.load(memory, thread, ty);
         b.name(v, &format!("{scalar}x{lanes}"));
-        let parts: Vec<ValueId> = (0..lanes).rev().map(|i| b.eval(part_type, Op::Component(v, i))).collect();
+        let parts: Vec<ValueId> = (0..lanes)
+            .rev()
+            .map(|i| b.eval(part_type, Op::Component(v, i)))
+            .collect();
         let reversed = b.eval(ty, Op::Vector(parts));
         b.store(out, thread, ty, reversed);
     }
@@ -479,7 +551,13 @@ pub fn everything(target: &str) -> Kernel {
 
     b.comment("warps and bytes");
     let v = b.read(sum);
-    for kind in [ShuffleKind::Xor(4), ShuffleKind::Xor(16), ShuffleKind::Up(3), ShuffleKind::Down(5), ShuffleKind::Lane(thread)] {
+    for kind in [
+        ShuffleKind::Xor(4),
+        ShuffleKind::Xor(16),
+        ShuffleKind::Up(3),
+        ShuffleKind::Down(5),
+        ShuffleKind::Lane(thread),
+    ] {
         let v = b.eval(F32, Op::Shuffle { kind, value: v });
         b.update(sum, BinaryOp::Add, v);
     }
@@ -521,11 +599,23 @@ pub fn everything(target: &str) -> Kernel {
     b.assign(bits, permuted);
     let three = b.u32(3);
     let which = b.bin(BinaryOp::And, thread, three);
-    let entry = b.eval(F32, Op::Lookup { table: centroids, index: which });
+    let entry = b.eval(
+        F32,
+        Op::Lookup {
+            table: centroids,
+            index: which,
+        },
+    );
     b.update(sum, BinaryOp::Add, entry);
     let one = b.u32(1);
     let which = b.bin(BinaryOp::And, thread, one);
-    let entry = b.eval(F16, Op::Lookup { table: small, index: which });
+    let entry = b.eval(
+        F16,
+        Op::Lookup {
+            table: small,
+            index: which,
+        },
+    );
     let entry = b.convert(F32, entry);
     b.update(sum, BinaryOp::Add, entry);
     b.stmt(StmtKind::WarpBarrier);
@@ -600,7 +690,13 @@ pub fn everything(target: &str) -> Kernel {
             );
         },
     );
-    let table = b.registers("highest", Scalar::F32, &[2, 3], "", Some(Literal::F32(f32::NEG_INFINITY)));
+    let table = b.registers(
+        "highest",
+        Scalar::F32,
+        &[2, 3],
+        "",
+        Some(Literal::F32(f32::NEG_INFINITY)),
+    );
     let (one, two) = (b.u32(1), b.u32(2));
     let s = b.read(sum);
     b.set_element(table, &[one, two], s);

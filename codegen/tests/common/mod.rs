@@ -41,7 +41,10 @@ impl Build {
 
     #[track_caller]
     pub fn stmt(&mut self, kind: StmtKind) {
-        self.open.last_mut().unwrap().push(Stmt { kind, at: here() });
+        self.open
+            .last_mut()
+            .unwrap()
+            .push(Stmt { kind, at: here() });
     }
 
     #[track_caller]
@@ -115,12 +118,23 @@ impl Build {
     }
     #[track_caller]
     pub fn load(&mut self, memory: Memory, index: ValueId, access: Type) -> ValueId {
-        self.eval(access.widened(), Op::Load(Place { memory, index, access }))
+        self.eval(
+            access.widened(),
+            Op::Load(Place {
+                memory,
+                index,
+                access,
+            }),
+        )
     }
     #[track_caller]
     pub fn store(&mut self, memory: Memory, index: ValueId, access: Type, value: ValueId) {
         self.stmt(StmtKind::Store {
-            place: Place { memory, index, access },
+            place: Place {
+                memory,
+                index,
+                access,
+            },
             value,
         });
     }
@@ -163,7 +177,13 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn for_loop(&mut self, name: &str, [start, end, step]: [ValueId; 3], unroll: bool, inside: impl FnOnce(&mut Self, VariableId)) {
+    pub fn for_loop(
+        &mut self,
+        name: &str,
+        [start, end, step]: [ValueId; 3],
+        unroll: bool,
+        inside: impl FnOnce(&mut Self, VariableId),
+    ) {
         let variable = VariableId(self.body.variables.len() as u32);
         let at = here();
         self.body.variables.push(Variable {
@@ -196,7 +216,12 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn if_else(&mut self, condition: ValueId, then: impl FnOnce(&mut Self), otherwise: impl FnOnce(&mut Self)) {
+    pub fn if_else(
+        &mut self,
+        condition: ValueId,
+        then: impl FnOnce(&mut Self),
+        otherwise: impl FnOnce(&mut Self),
+    ) {
         let at = here();
         let then = self.block(then);
         let otherwise = self.block(otherwise);
@@ -211,13 +236,21 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn while_loop(&mut self, test: impl FnOnce(&mut Self) -> ValueId, inside: impl FnOnce(&mut Self)) {
+    pub fn while_loop(
+        &mut self,
+        test: impl FnOnce(&mut Self) -> ValueId,
+        inside: impl FnOnce(&mut Self),
+    ) {
         let at = here();
         let mut condition = ValueId(0);
         let test = self.block(|b| condition = test(b));
         let body = self.block(inside);
         self.open.last_mut().unwrap().push(Stmt {
-            kind: StmtKind::While { test, condition, body },
+            kind: StmtKind::While {
+                test,
+                condition,
+                body,
+            },
             at,
         });
     }
@@ -236,7 +269,14 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn registers(&mut self, name: &str, element: Scalar, dims: &[usize], note: &str, fill: Option<Literal>) -> RegistersId {
+    pub fn registers(
+        &mut self,
+        name: &str,
+        element: Scalar,
+        dims: &[usize],
+        note: &str,
+        fill: Option<Literal>,
+    ) -> RegistersId {
         let registers = RegistersId(self.body.registers.len() as u32);
         self.body.registers.push(Registers {
             name: name.to_string(),
@@ -279,7 +319,14 @@ impl Build {
 
 /// A kernel around a body.
 #[track_caller]
-pub fn kernel(target: &str, family: &str, symbol: &str, threads: usize, parameters: Vec<Parameter>, body: Body) -> Kernel {
+pub fn kernel(
+    target: &str,
+    family: &str,
+    symbol: &str,
+    threads: usize,
+    parameters: Vec<Parameter>,
+    body: Body,
+) -> Kernel {
     Kernel {
         symbol: symbol.to_string(),
         family: family.to_string(),
@@ -334,5 +381,8 @@ pub fn body_text(text: &str) -> String {
     let start = text.find("extern \"C\" __global__").unwrap();
     let open = start + text[start..].find("\n{\n").unwrap() + 3;
     let lines = text[open..].trim_end().strip_suffix('}').unwrap().lines();
-    lines.map(|l| l.strip_prefix("    ").unwrap_or(l)).collect::<Vec<_>>().join("\n")
+    lines
+        .map(|l| l.strip_prefix("    ").unwrap_or(l))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
