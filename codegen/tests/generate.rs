@@ -154,7 +154,15 @@ fn check(expected: &str, statements: impl FnOnce(&mut Build)) {
         scalar("n", Scalar::U32),
         scalar("s", Scalar::I32),
     ];
-    let file = generate(&kernel("sm_90", "case", "case", 32, parameters, b.finish())).unwrap();
+    let file = generate(&kernel(
+        "sm_90",
+        "example",
+        "example",
+        32,
+        parameters,
+        b.finish(),
+    ))
+    .unwrap();
     assert_eq!(
         body_text(&file.text).trim_end(),
         expected.trim(),
@@ -358,6 +366,8 @@ fn errors_name_what_exists() {
         kernel.body.shared[1].len += 8;
         kernel
     };
+    let mut keyword = rms_norm("sm_90");
+    keyword.symbol = "case".to_string();
     let mut wrong_fragments = matmul("sm_90", Scalar::F16);
     wrong_fragments.target.fragments = tilekiln_dsl::target::FragmentLayout::Wmma16x16x16;
     let mut wrong_element = matmul("sm_90", Scalar::F16);
@@ -370,6 +380,7 @@ fn errors_name_what_exists() {
         (too_large("sm_90"), vec!["232464", "232448", "`rest`"]),
         (too_large("gfx1150"), vec!["65552", "65536"]),
         (rms_norm("host"), vec!["sm_90", "gfx1150"]),
+        (keyword, vec!["`case`", "`case_kernel`"]),
         (wrong_fragments, vec!["Wmma16x16x16", "PairOfM16N8K16"]),
         (wrong_element, vec!["f16", "bf16"]),
         (matrix_load, vec!["gfx1150", "ordinary loads"]),

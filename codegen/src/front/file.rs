@@ -17,6 +17,16 @@ use crate::{CodegenError, Generated};
 /// Writes the file of a kernel.
 pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generated, CodegenError> {
     let mut file = open_file(kernel, language);
+    if file.names.is_reserved(&kernel.symbol) {
+        return Err(CodegenError {
+            message: format!(
+                "a kernel called `{0}`: generated {1} files need that word; `{0}_kernel` is free",
+                kernel.symbol,
+                language.extension()
+            ),
+            at: kernel.at,
+        });
+    }
 
     // Callers first: what they call and need is then known.
     let mut kernel_lines = Output::default();

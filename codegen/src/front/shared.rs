@@ -33,10 +33,8 @@ pub(crate) fn plan(
     used_functions: &[usize],
 ) -> Result<SharedPlan, CodegenError> {
     let target = &kernel.target;
-    let own = used_bytes(
-        &kernel.body,
-        &analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used,
-    );
+    let used = analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used;
+    let own = used_bytes(&kernel.body, &used);
     let mut in_functions = 0;
     for &index in used_functions {
         let id = tilekiln_dsl::ir::FunctionId(index as u32);
@@ -47,9 +45,17 @@ pub(crate) fn plan(
         );
     }
     let total = own + in_functions;
-    let largest = || kernel.body.shared.iter().max_by_key(|array| array.bytes());
+    let arrays = kernel
+        .body
+        .shared
+        .iter()
+        .zip(&used)
+        .filter(|(_, used)| **used);
+    let largest = arrays
+        .map(|(array, _)| array)
+        .max_by_key(|array| array.bytes());
     if total > target.shared_limit {
-        let hint = largest().map_or(String::new(), |array| {
+        let hint = largest.map_or(String::new(), |array| {
             format!(
                 "; the largest array is `{}` with {} bytes",
                 array.name,
@@ -64,7 +70,7 @@ pub(crate) fn plan(
                 target.shared_limit,
                 total - target.shared_limit
             ),
-            at: largest().map_or(kernel.at, |array| array.at),
+            at: largest.map_or(kernel.at, |array| array.at),
         });
     }
     if total <= target.shared_default {
