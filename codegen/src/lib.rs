@@ -1,10 +1,16 @@
 //! From kernel IR to source text a CUDA or HIP engineer reviews.
 //!
 //! One front (naming, inlining, expression and statement printing) and one folder per target language
-//! with the same files. `codegen` knows nothing of any particular kernel.
+//! with the same files: `mod` (the language's answers), `writer` (types, conversions, operators),
+//! `intrinsics` (helpers that a file defines when it uses them) and `keywords`.
+//! `codegen` knows nothing of any particular kernel.
+
+mod cuda;
+mod front;
+mod hip;
 
 use tilekiln_dsl::ir::{Kernel, Location};
-use tilekiln_dsl::target::Target;
+use tilekiln_dsl::target::{Target, Vendor};
 
 /// A generated source file. It compiles from the text alone.
 #[derive(Clone, Debug)]
@@ -26,7 +32,7 @@ pub struct Generated {
 }
 
 /// Why a kernel has no text for its target.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodegenError {
     /// What was asked, what exists, the nearest that works.
     pub message: String,
@@ -34,7 +40,30 @@ pub struct CodegenError {
     pub at: Location,
 }
 
+impl std::fmt::Display for CodegenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.at, self.message)
+    }
+}
+
+impl std::error::Error for CodegenError {}
+
 /// Writes the source text of a recorded kernel for the target it was recorded for.
-pub fn generate(_kernel: &Kernel) -> Result<Generated, CodegenError> {
-    todo!()
+///
+/// # Errors
+/// The target has no source language, lacks an instruction the kernel asks for, or gives a block less shared
+/// memory than the kernel declares. The error names what exists and points at the author's line.
+pub fn generate(kernel: &Kernel) -> Result<Generated, CodegenError> {
+    match kernel.target.vendor {
+        Vendor::Nvidia => front::file::write(kernel, &cuda::Cuda),
+        Vendor::Amd => front::file::write(kernel, &hip::Hip),
+        Vendor::Host => Err(CodegenError {
+            message: format!(
+                "`{}` has no source text: the host device executes the recorded kernel itself; targets with text: {}",
+                kernel.target.name,
+                Target::names().join(", ")
+            ),
+            at: kernel.at,
+        }),
+    }
 }

@@ -1,1 +1,15 @@
-//! placeholder
+//! What tests of more than one crate share: reference implementations in f64, golden vectors, random inputs, and
+//! tolerances.
+//!
+//! * [`mod@reference`]: what each proof kernel must compute, one file an algorithm, written for obviousness.
+//! * [`tolerance`]: how far a result may be from its reference, derived from types and reduction lengths, and the
+//!   [`tolerance::Comparison`] that decides.
+//! * [`random`]: inputs from a fixed seed, changed with `TILEKILN_SEED`.
+//! * [`golden`]: vectors produced by other implementations, found through `TILEKILN_SHARED`.
+//! * [`requirement`]: skipping a test aloud, unless `TILEKILN_REQUIRE` forbids that.
+
+pub mod golden;
+pub mod random;
+pub mod reference;
+pub mod requirement;
+pub mod tolerance;

@@ -173,7 +173,8 @@ impl Rewriter<'_> {
                 let syn::Member::Named(field) = &e.member else {
                     return None;
                 };
-                self.context.comptime.contains(&root).then(|| field.to_string())
+                // (the fields of `self` may be device values: those ignore the name)
+                (root == "self" || self.context.comptime.contains(&root)).then(|| field.to_string())
             }
             _ => None,
         }
@@ -385,6 +386,10 @@ impl Rewriter<'_> {
         let at = at(span);
         self.label(e.label.as_ref());
         let rounds = match &mut *e.expr {
+            // two bare numbers: left to Rust, which finds their type from their use
+            Expr::Range(range) if is_number(range.start.as_deref()) && is_number(range.end.as_deref()) => {
+                quote!(#range)
+            }
             Expr::Range(range)
                 if matches!(range.limits, RangeLimits::HalfOpen(_)) && range.start.is_some() && range.end.is_some() =>
             {
@@ -498,6 +503,10 @@ impl Rewriter<'_> {
             }
         }
     }
+}
+
+fn is_number(bound: Option<&Expr>) -> bool {
+    matches!(bound, Some(Expr::Lit(literal)) if matches!(literal.lit, Lit::Int(_)))
 }
 
 /// `+=` to `+`.

@@ -107,8 +107,9 @@ pub fn tile_fn(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenSt
     errors.finish()?;
     // a variable passed by value is read at the call, as in Rust
     let settle = parameters.iter().filter(|p| is_value(&p.ty)).map(|p| {
-        let ident = &p.name;
-        quote!(let #ident = #ident.by_value();)
+        let (ident, name) = (&p.name, p.name.to_string());
+        let name = name.trim_start_matches('_');
+        quote!(let #ident = #ident.by_value(#name);)
     });
     let statements = &function.block.stmts;
     let body: TokenStream = quote! {{

@@ -66,7 +66,16 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStr
         quote!(let mut #name = #declare(#text, &[#(#names),*], #at);)
     });
     // sizes may be parameters that are declared later, hence a second round
-    let shapes = parameters.iter().filter(|p| p.shape.len() > 1).map(|p| {
+    // a dimension that names no parameter only documents the buffer, which then takes flat indices alone
+    let is_known = |dim: &Expr| match dim {
+        Expr::Path(path) => path.path.get_ident().is_none_or(|name| {
+            let name_text = name.to_string();
+            name_text.chars().any(char::is_uppercase) || parameters.iter().any(|p| p.name == *name)
+        }),
+        _ => true,
+    };
+    let has_sizes = |p: &&parameters::Parameter| p.shape.len() > 1 && p.shape.iter().skip(1).all(is_known);
+    let shapes = parameters.iter().filter(has_sizes).map(|p| {
         let name = &p.name;
         let inner = p.shape.iter().skip(1).map(|dim| {
             let at = at(dim.span());

@@ -10,7 +10,7 @@ use super::shared::SharedTile;
 use super::*;
 use crate::record::{target, with};
 use crate::target::FragmentLayout;
-use crate::value::{IntoVal, Named, lane_index, unrolled};
+use crate::value::{IntoVal, Named, thread_index, unrolled};
 
 /// Elements the matrix units take: f16 and bf16.
 #[diagnostic::on_unimplemented(
@@ -67,6 +67,13 @@ fn number(n: usize, at: Location) -> Val<u32> {
     Val::literal(Literal::U32(n as u32), at)
 }
 
+/// `base + offset`, without the addition where the base is a plain zero.
+fn from(base: Val<u32>, offset: Val<u32>, at: Location) -> Val<u32> {
+    let id = base.id(at);
+    let is_zero = with(|r| matches!(r.frame().body.value(id).op, Op::Literal(Literal::U32(0))));
+    if is_zero { offset } else { base + offset }
+}
+
 /// `ldmatrix` of this lane's row.
 fn load_matrix(
     registers: Registers<u32>,
@@ -108,13 +115,13 @@ impl<T: HalfElement> OperandA<T> {
         let at = Location::caller();
         let (row, col) = (row.into_val(1, at).settled(at), col.into_val(1, at).settled(at));
         let (operand, layout) = Self::declare(at);
-        let lane = lane_index();
+        let thread = thread_index();
         match layout {
             FragmentLayout::PairOfM16N8K16 => {
-                let (row, col) = (row + lane % 16, col + lane / 16 * 8);
+                let (row, col) = (from(row, thread % 16, at), from(col, thread / 16 % 2 * 8, at));
                 load_matrix(operand.registers, tile, row, col, false, at);
             }
-            FragmentLayout::Wmma16x16x16 => load_row(operand.registers, tile, row + lane % 16, col, at),
+            FragmentLayout::Wmma16x16x16 => load_row(operand.registers, tile, from(row, thread % 16, at), col, at),
         }
         operand
     }
@@ -128,13 +135,16 @@ impl<T: HalfElement> OperandB<T> {
         let at = Location::caller();
         let (row, col) = (row.into_val(1, at).settled(at), col.into_val(1, at).settled(at));
         let (operand, layout) = Self::declare(at);
-        let lane = lane_index();
+        let thread = thread_index();
         match layout {
             FragmentLayout::PairOfM16N8K16 => {
-                let (row, col) = (row + (lane % 8 + lane / 16 * 8), col + lane / 8 % 2 * 8);
+                let (row, col) = (
+                    from(row, thread % 8 + thread / 16 % 2 * 8, at),
+                    from(col, thread / 8 % 2 * 8, at),
+                );
                 load_matrix(operand.registers, tile, row, col, false, at);
             }
-            FragmentLayout::Wmma16x16x16 => load_row(operand.registers, tile, row + lane % 16, col, at),
+            FragmentLayout::Wmma16x16x16 => load_row(operand.registers, tile, from(row, thread % 16, at), col, at),
         }
         operand
     }
@@ -146,15 +156,15 @@ impl<T: HalfElement> OperandB<T> {
         let at = Location::caller();
         let (row, col) = (row.into_val(1, at).settled(at), col.into_val(1, at).settled(at));
         let (operand, layout) = Self::declare(at);
-        let lane = lane_index();
+        let thread = thread_index();
         match layout {
             FragmentLayout::PairOfM16N8K16 => {
-                let (row, col) = (row + lane % 16, col + lane / 16 * 8);
+                let (row, col) = (from(row, thread % 16, at), from(col, thread / 16 % 2 * 8, at));
                 load_matrix(operand.registers, tile, row, col, true, at);
             }
             FragmentLayout::Wmma16x16x16 => {
                 // no transposing load there: two values of a column per register
-                let col = (col + lane % 16).named("column", at);
+                let col = from(col, thread % 16, at).named("column", at);
                 for pair in unrolled(0..layout.operand_registers()) {
                     let _mark = crate::record::enter_loop();
                     pair.rename_place("pair");
@@ -186,7 +196,7 @@ impl Accumulators {
     #[track_caller]
     pub fn zeros(count: usize) -> Self {
         let at = Location::caller();
-        let note = format!("{count} accumulators of 16x16 f32");
+        let note = format!("{count} accumulator{} of 16x16 f32", if count == 1 { "" } else { "s" });
         let dims = [count, FragmentLayout::ACCUMULATOR_REGISTERS];
         Self {
             registers: Registers::declare(&dims, Some(Literal::F32(0.0)), Some(note), at),
@@ -250,7 +260,7 @@ impl Accumulator {
 
     fn walk(self, at: Location, f: impl FnOnce(Element16, Val<f32>) -> Option<Val<f32>>) {
         let layout = target().fragments;
-        let lane = lane_index();
+        let thread = thread_index();
         let prefix = self.prefix();
         let mut f = Some(f);
         for element in unrolled(0..FragmentLayout::ACCUMULATOR_REGISTERS) {
@@ -258,13 +268,13 @@ impl Accumulator {
             element.rename_place("element");
             let position = match layout {
                 FragmentLayout::PairOfM16N8K16 => Element16 {
-                    row: lane / 4 + element / 2 % 2 * 8,
-                    column: lane % 4 * 2 + element % 2 + element / 4 * 8,
+                    row: (thread / 4 % 8 + element / 2 % 2 * 8).named("row", at),
+                    column: (thread % 4 * 2 + element % 2 + element / 4 * 8).named("column", at),
                     slot: element / 2 % 2,
                 },
                 FragmentLayout::Wmma16x16x16 => Element16 {
-                    row: element * 2 + lane / 16,
-                    column: lane % 16,
+                    row: (element * 2 + thread / 16 % 2).named("row", at),
+                    column: (thread % 16).named("column", at),
                     slot: element,
                 },
             };
@@ -320,14 +330,14 @@ impl RowSums {
     pub fn each(self, f: impl FnOnce(Val<u32>, Val<u32>)) {
         let at = Location::caller();
         let layout = target().fragments;
-        let lane = lane_index();
+        let thread = thread_index();
         let mut f = Some(f);
         for slot in unrolled(0..layout.rows_per_lane()) {
             let _mark = crate::record::enter_loop();
             slot.rename_place("slot");
             let row = match layout {
-                FragmentLayout::PairOfM16N8K16 => lane / 4 + slot * 8,
-                FragmentLayout::Wmma16x16x16 => slot * 2 + lane / 16,
+                FragmentLayout::PairOfM16N8K16 => thread / 4 % 8 + slot * 8,
+                FragmentLayout::Wmma16x16x16 => slot * 2 + thread / 16 % 2,
             };
             let row = row.named("row", at);
             if let Some(f) = f.take() {

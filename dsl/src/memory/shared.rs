@@ -338,10 +338,10 @@ impl<T: Element> FunctionArgument for SharedTile<T> {
 
 /// Starts copying 16 bytes from `from[index]` to `to[(row, col)]`; finished when [`async_wait`] says so.
 #[track_caller]
-pub fn async_copy<T: Element, A: super::Readable>(
+pub fn async_copy<T: Element, S: Element, A: super::Readable>(
     to: SharedTile<T>,
     (row, col): (impl IntoIndex, impl IntoIndex),
-    from: Global<T, A>,
+    from: Global<S, A>,
     index: impl IntoIndex,
 ) {
     let at = Location::caller();

@@ -92,11 +92,25 @@ impl<T: DeviceType> Val<T> {
         with(|r| Self::of(r.frame().id, Handle::Value(id)))
     }
 
-    /// The value now, independent of later assignments: what passing by value means.
+    /// The value now, independent of later assignments: what passing by value means. A computed value takes the
+    /// parameter's name.
     #[doc(hidden)]
     #[track_caller]
-    pub fn by_value(self) -> Self {
-        self.settled(Location::caller())
+    pub fn by_value(self, name: &str) -> Self {
+        let settled = self.settled(Location::caller());
+        if let Handle::Value(id) = settled.handle {
+            with(|r| {
+                let value = &mut r.frame().body.values[id.index()];
+                let is_plain = matches!(
+                    value.op,
+                    Op::Literal(_) | Op::Constant(_) | Op::Builtin(_) | Op::Parameter(_) | Op::ReadVariable(_)
+                );
+                if value.name.is_none() && !is_plain {
+                    value.name = Some(name.to_string());
+                }
+            });
+        }
+        settled
     }
 
     /// Gives the value the author's name (first name wins), or copies a place into a named value.

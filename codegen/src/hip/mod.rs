@@ -1,0 +1,97 @@
+//! HIP C++ for RDNA chips, for hipRTC, hipcc and bare clang: what it calls things.
+//!
+//! No header is relied on: the four keywords are defined where they are missing, and every compiler builtin
+//! stands in a named helper of `intrinsics`. HIP contracts `a * b + c` across statements unless told
+//! otherwise, so operations that must round by themselves go through helpers with contraction switched off.
+//! Cross-lane steps never use `v_permlane*`: LLVM before 21 may move it under a branch.
+
+mod intrinsics;
+mod keywords;
+mod maths;
+mod writer;
+
+use tilekiln_dsl::ir::{BinaryOp, Builtin, MathFn, ReduceOp, Scalar, ShuffleKind, Type, UnaryOp};
+use tilekiln_dsl::target::FragmentLayout;
+
+use crate::front::language::{Expr, Helper, Language, Needs, Spelled, Sync};
+
+/// The language.
+pub(crate) struct Hip;
+
+impl Language for Hip {
+    fn extension(&self) -> &'static str {
+        "hip"
+    }
+    fn fragments(&self) -> &'static [FragmentLayout] {
+        &[FragmentLayout::Wmma16x16x16]
+    }
+    fn keywords(&self) -> &'static [&'static str] {
+        keywords::RESERVED
+    }
+    fn helpers(&self) -> &'static [Helper] {
+        intrinsics::HELPERS
+    }
+    fn preamble(&self) -> &'static [&'static str] {
+        intrinsics::PREAMBLE
+    }
+    fn scalar(&self, scalar: Scalar, needs: &mut Needs) -> &'static str {
+        writer::scalar(scalar, needs)
+    }
+    fn vector(&self, scalar: Scalar, lanes: u8, needs: &mut Needs) -> Spelled<&'static str> {
+        writer::vector(scalar, lanes, needs)
+    }
+    fn half_literal(&self, text: &str, _: &mut Needs) -> Expr {
+        Expr::primary(format!("_Float16({text})"))
+    }
+    fn table_entry_as_float(&self, scalar: Scalar) -> bool {
+        scalar == Scalar::F16
+    }
+    fn builtin(&self, builtin: Builtin, needs: &mut Needs) -> Expr {
+        writer::builtin(builtin, needs)
+    }
+    fn unary(&self, _: UnaryOp, _: Type, _: &Expr, _: &mut Needs) -> Option<Expr> {
+        None
+    }
+    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+        writer::binary(op, ty, a, b, needs)
+    }
+    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+        writer::math(function, ty, operands, needs)
+    }
+    fn convert(&self, from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+        writer::convert(from, to, a, needs)
+    }
+    fn bitcast(&self, from: Type, to: Type, a: &Expr, _: &mut Needs) -> Option<Expr> {
+        writer::bitcast(from, to, a)
+    }
+    fn component(&self, _: Type, index: u8, a: Expr) -> Expr {
+        writer::component(index, a)
+    }
+    fn compose(&self, vector: Type, parts: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+        writer::compose(vector, parts, needs)
+    }
+    fn widen_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr {
+        needs.call("bf16_to_float", std::slice::from_ref(a))
+    }
+    fn narrow_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr {
+        needs.call("float_to_bf16", std::slice::from_ref(a))
+    }
+    fn shuffle(&self, kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
+        intrinsics::shuffle(kind, value, lane, needs)
+    }
+    fn reduce(&self, op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
+        intrinsics::reduce(op, ty, width, value, needs)
+    }
+    fn ballot(&self, a: &Expr, needs: &mut Needs) -> Expr {
+        needs.call("ballot", std::slice::from_ref(a))
+    }
+    fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr {
+        needs.call("byte_permute", parts)
+    }
+    fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
+        intrinsics::sync(what, async_copy, needs)
+    }
+    fn dynamic_shared(&self) -> &'static str {
+        "extern __shared__ alignas(16) unsigned char"
+    }
+}
