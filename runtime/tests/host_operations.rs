@@ -1,5 +1,8 @@
 //! Every operation of the IR against plain Rust, on the fast device and under the sanitizer.
 
+// Tables of an operation and what it should give read best in one piece.
+#![allow(clippy::type_complexity)]
+
 mod support;
 
 use half::{bf16, f16};
