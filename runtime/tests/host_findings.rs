@@ -224,7 +224,7 @@ fn cases() -> Vec<Case> {
             it.when(low, |it| it.stmt(StmtKind::Return(None)));
             it.stmt(StmtKind::Barrier);
         }, ..CLEAN },
-        Case { name: "lane-dependent shuffle in a divergent branch", kind: DivergentWarpOperation, lane: Some(0), record: |it| {
+        Case { name: "lane-dependent shuffle in a divergent branch", kind: DivergentWarpOperation, lane: Some(32), record: |it| {
             let t = it.thread();
             let low = is_low(it, 40);
             it.when(low, |it| {

@@ -66,7 +66,7 @@ impl HostBuffer {
         let mut at = offset;
         let mut rest = data;
         while !rest.is_empty() {
-            if at % 4 == 0 && rest.len() >= 4 {
+            if at.is_multiple_of(4) && rest.len() >= 4 {
                 let (chunks, tail) = rest.as_chunks::<4>();
                 for (word, chunk) in self.words[at / 4..].iter().zip(chunks) {
                     word.store(u32::from_le_bytes(*chunk), Relaxed);
@@ -90,7 +90,7 @@ impl HostBuffer {
         let mut at = offset;
         let mut rest = data;
         while !rest.is_empty() {
-            if at % 4 == 0 && rest.len() >= 4 {
+            if at.is_multiple_of(4) && rest.len() >= 4 {
                 let whole = rest.len() / 4 * 4;
                 let (now, later) = rest.split_at_mut(whole);
                 for (chunk, word) in now

@@ -101,7 +101,7 @@ fn scatter_lane<W: Words>(memory: &mut W, access: Type, s: &[&[u32]], address: u
     match access.scalar().bytes() {
         part @ (1 | 2) => {
             let mask = if part == 1 { 0xff } else { 0xffff };
-            let pair = part == 2 && address % 4 == 0 && s.len() % 2 == 0;
+            let pair = part == 2 && address.is_multiple_of(4) && s.len().is_multiple_of(2);
             if pair {
                 for (word, halves) in s.chunks_exact(2).enumerate() {
                     memory.set(
@@ -109,7 +109,7 @@ fn scatter_lane<W: Words>(memory: &mut W, access: Type, s: &[&[u32]], address: u
                         (at_lane(halves[0], lane) & 0xffff) | (at_lane(halves[1], lane) << 16),
                     );
                 }
-            } else if part == 1 && address % 4 == 0 && s.len() % 4 == 0 {
+            } else if part == 1 && address.is_multiple_of(4) && s.len().is_multiple_of(4) {
                 for (word, bytes) in s.chunks_exact(4).enumerate() {
                     let value = (0..4).fold(0, |sum, i| {
                         sum | ((at_lane(bytes[i], lane) & 0xff) << (8 * i))
@@ -126,6 +126,46 @@ fn scatter_lane<W: Words>(memory: &mut W, access: Type, s: &[&[u32]], address: u
         _ => {
             for (word, plane) in s.iter().enumerate() {
                 memory.set(address / 4 + word, at_lane(plane, lane));
+            }
+        }
+    }
+}
+
+/// Reads whole words at sound indices.
+#[inline(always)]
+fn gather_words<W: Words>(memory: W, index: &[u32], d: &mut [Vec<u32>]) {
+    for (part, plane) in d.iter_mut().enumerate() {
+        for (out, index) in plane.iter_mut().zip(index) {
+            *out = memory.get(*index as usize + part);
+        }
+    }
+}
+
+/// Stores one word per active lane.
+#[inline(always)]
+fn scatter_words<W: Words>(
+    mut memory: W,
+    part: usize,
+    index: &[u32],
+    plane: &[u32],
+    mask: Option<&[u32]>,
+) {
+    match (plane, mask) {
+        ([one], None) => {
+            for index in index {
+                memory.set(*index as usize + part, *one);
+            }
+        }
+        (plane, None) => {
+            for (index, word) in index.iter().zip(plane) {
+                memory.set(*index as usize + part, *word);
+            }
+        }
+        (plane, Some(mask)) => {
+            for (lane, (index, mask)) in index.iter().zip(mask).enumerate() {
+                if *mask != 0 {
+                    memory.set(*index as usize + part, at_lane(plane, lane));
+                }
             }
         }
     }
@@ -262,7 +302,21 @@ impl Machine {
         }
         let planes = &mut out[..d.len()];
         let shift = place.element_shift;
-        if sound {
+        let words = place.access.scalar().bytes() == 4 && shift == 2;
+        if sound && words && self.full() && self.planes[place.index as usize].len() > 1 {
+            let index = &self.planes[place.index as usize][..];
+            let base = it.offset / 4;
+            match place.memory {
+                Mem::Global(number) => {
+                    let words: &[AtomicU32] =
+                        global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                    gather_words(words.get(base..).unwrap_or(&[]), index, planes);
+                }
+                Mem::Shared(number) => {
+                    gather_words(&self.shared[number as usize][..], index, planes)
+                }
+            }
+        } else if sound {
             let index = &self.planes[place.index as usize];
             match index[..] {
                 [one] => {
@@ -336,6 +390,14 @@ impl Machine {
         if self.sanitizer.is_some() {
             return self.store_checked(context, s, place, at);
         }
+        if sound
+            && place.access.scalar().bytes() == 4
+            && place.element_shift == 2
+            && !self.one_store(s, place)
+        {
+            self.store_words(context, s, place, it.offset / 4);
+            return Ok(());
+        }
         let source: Vec<&[u32]> = s
             .iter()
             .map(|slot| &self.planes[*slot as usize][..])
@@ -380,6 +442,43 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Index and value are the same for all lanes: one store does.
+    fn one_store(&self, s: &[Slot], place: &PlaceRef) -> bool {
+        let one = |slot: Slot| self.planes[slot as usize].len() == 1;
+        one(place.index) && s.iter().all(|slot| one(*slot))
+    }
+
+    /// Stores of whole words at sound indices of a memory of words: the common case, kept tight.
+    fn store_words(&mut self, context: &Context, s: &[Slot], place: &PlaceRef, base: usize) {
+        match self.planes[place.index as usize][..] {
+            [one] => self.index.fill(one),
+            ref index => self.index.copy_from_slice(index),
+        }
+        let mask = (!self.full()).then_some(&self.active[..]);
+        match place.memory {
+            Mem::Global(number) => {
+                let words: &[AtomicU32] =
+                    global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                let words = words.get(base..).unwrap_or(&[]);
+                for (part, slot) in s.iter().enumerate() {
+                    scatter_words(words, part, &self.index, &self.planes[*slot as usize], mask);
+                }
+            }
+            Mem::Shared(number) => {
+                let words = &mut self.shared[number as usize][..];
+                for (part, slot) in s.iter().enumerate() {
+                    scatter_words(
+                        &mut words[..],
+                        part,
+                        &self.index,
+                        &self.planes[*slot as usize],
+                        mask,
+                    );
+                }
+            }
+        }
     }
 
     /// Stores lane by lane, telling the sanitizer about each.

@@ -23,19 +23,19 @@ impl<'k> Lowering<'k> {
         (0..count).map(|_| self.slot(uniform)).collect()
     }
 
-    fn map1(&mut self, at: Location, f: F1, a: Slot) -> Slot {
+    fn map1(&mut self, at: Location, f: Fn1, a: Slot) -> Slot {
         let d = self.fresh(&[a], 1)[0];
         self.emit(at, Instr::Map1 { f, d, a });
         d
     }
 
-    fn map2(&mut self, at: Location, f: F2, a: Slot, b: Slot) -> Slot {
+    fn map2(&mut self, at: Location, f: Fn2, a: Slot, b: Slot) -> Slot {
         let d = self.fresh(&[a, b], 1)[0];
         self.emit(at, Instr::Map2 { f, d, a, b });
         d
     }
 
-    fn map3(&mut self, at: Location, f: F3, a: Slot, b: Slot, c: Slot) -> Slot {
+    fn map3(&mut self, at: Location, f: Fn3, a: Slot, b: Slot, c: Slot) -> Slot {
         let d = self.fresh(&[a, b, c], 1)[0];
         self.emit(at, Instr::Map3 { f, d, a, b, c });
         d
@@ -141,7 +141,7 @@ impl<'k> Lowering<'k> {
                 );
                 yes.iter()
                     .zip(&no)
-                    .map(|(y, n)| self.map3(at, F3::Select, condition, *y, *n))
+                    .map(|(y, n)| self.map3(at, Fn3::Select, condition, *y, *n))
                     .collect()
             }
             Op::Convert(a) => {
@@ -185,7 +185,7 @@ impl<'k> Lowering<'k> {
                     let part = self.planes_of(frame, *component, at)?;
                     match (from.scalar(), ty.scalar()) {
                         (Scalar::F32, Scalar::BF16) => {
-                            all.push(self.map1(at, F1::F32ToBf16, part[0]))
+                            all.push(self.map1(at, Fn1::F32ToBf16, part[0]))
                         }
                         (
                             Scalar::I32 | Scalar::U32,
@@ -257,9 +257,9 @@ impl<'k> Lowering<'k> {
                 accumulator,
             } => {
                 let f = if *a_signed {
-                    F3::Dot4Signed
+                    Fn3::Dot4Signed
                 } else {
-                    F3::Dot4Unsigned
+                    Fn3::Dot4Unsigned
                 };
                 let [a, b, c] = [
                     self.one(frame, *a, at)?,
@@ -278,7 +278,7 @@ impl<'k> Lowering<'k> {
                     self.one(frame, *high, at)?,
                     self.one(frame, *selector, at)?,
                 ];
-                [self.map3(at, F3::BytePermute, a, b, c)].into()
+                [self.map3(at, Fn3::BytePermute, a, b, c)].into()
             }
             Op::AssumeUniform(value) => {
                 let s = self.planes_of(frame, *value, at)?;
@@ -327,12 +327,12 @@ impl<'k> Lowering<'k> {
             return Ok(out.into());
         }
         let f = match (op, scalar) {
-            (UnaryOp::Not, Scalar::Bool) => F1::NotBool,
-            (UnaryOp::Neg, Scalar::F32) => F1::NegF32,
-            (UnaryOp::Neg, Scalar::F16) => F1::NegF16,
-            (UnaryOp::Neg, Scalar::BF16) => F1::NegBf16,
-            (UnaryOp::Neg, Scalar::I32 | Scalar::U32) => F1::NegI,
-            (UnaryOp::Not, Scalar::I32 | Scalar::U32) => F1::NotBits,
+            (UnaryOp::Not, Scalar::Bool) => Fn1::NotBool,
+            (UnaryOp::Neg, Scalar::F32) => Fn1::NegF32,
+            (UnaryOp::Neg, Scalar::F16) => Fn1::NegF16,
+            (UnaryOp::Neg, Scalar::BF16) => Fn1::NegBf16,
+            (UnaryOp::Neg, Scalar::I32 | Scalar::U32) => Fn1::NegI,
+            (UnaryOp::Not, Scalar::I32 | Scalar::U32) => Fn1::NotBits,
             _ => return Err(unsupported(at, format!("{op:?} of a {ty}"))),
         };
         Ok(a.iter().map(|a| self.map1(at, f, *a)).collect())
@@ -380,7 +380,7 @@ impl<'k> Lowering<'k> {
                 if shift {
                     self.check_shift(at, *b, 32);
                 }
-                if matches!(f, F2::DivI | F2::DivU | F2::RemI | F2::RemU) {
+                if matches!(f, Fn2::DivI | Fn2::DivU | Fn2::RemI | Fn2::RemU) {
                     self.check_divisor(at, *b, None);
                 }
                 self.map2(at, f, *a, *b)
@@ -467,8 +467,8 @@ impl<'k> Lowering<'k> {
         };
         if scalar == Scalar::BF16 {
             let (x, y) = (
-                self.map1(at, F1::Bf16ToF32, *a),
-                self.map1(at, F1::Bf16ToF32, *b),
+                self.map1(at, Fn1::Bf16ToF32, *a),
+                self.map1(at, Fn1::Bf16ToF32, *b),
             );
             let d = self.map2(at, compare_function(op, Scalar::F32), x, y);
             self.release_scratch(&[x, y]);
@@ -492,9 +492,9 @@ impl<'k> Lowering<'k> {
                 return Err(wrong());
             };
             let f = match scalar {
-                Scalar::F32 => F3::FmaF32,
-                Scalar::F16 => F3::FmaF16,
-                Scalar::BF16 => F3::FmaBf16,
+                Scalar::F32 => Fn3::FmaF32,
+                Scalar::F16 => Fn3::FmaF16,
+                Scalar::BF16 => Fn3::FmaBf16,
                 _ => return Err(wrong()),
             };
             if x.len() != y.len() || x.len() != z.len() {
@@ -505,25 +505,25 @@ impl<'k> Lowering<'k> {
                 .collect());
         }
         let f = match (function, scalar) {
-            (MathFn::Abs, Scalar::I32) => F1::AbsI,
-            (MathFn::Abs, Scalar::F32) => F1::AbsF32,
-            (MathFn::Abs, Scalar::F16 | Scalar::BF16) => F1::AbsHalf,
-            (MathFn::Sqrt, _) => F1::Sqrt,
-            (MathFn::Rsqrt, _) => F1::Rsqrt,
-            (MathFn::Exp2, _) => F1::Exp2,
-            (MathFn::Log2, _) => F1::Log2,
-            (MathFn::Sin, _) => F1::Sin,
-            (MathFn::Cos, _) => F1::Cos,
-            (MathFn::Tanh, _) => F1::Tanh,
-            (MathFn::Round, _) => F1::Round,
-            (MathFn::Floor, _) => F1::Floor,
+            (MathFn::Abs, Scalar::I32) => Fn1::AbsI,
+            (MathFn::Abs, Scalar::F32) => Fn1::AbsF32,
+            (MathFn::Abs, Scalar::F16 | Scalar::BF16) => Fn1::AbsHalf,
+            (MathFn::Sqrt, _) => Fn1::Sqrt,
+            (MathFn::Rsqrt, _) => Fn1::Rsqrt,
+            (MathFn::Exp2, _) => Fn1::Exp2,
+            (MathFn::Log2, _) => Fn1::Log2,
+            (MathFn::Sin, _) => Fn1::Sin,
+            (MathFn::Cos, _) => Fn1::Cos,
+            (MathFn::Tanh, _) => Fn1::Tanh,
+            (MathFn::Round, _) => Fn1::Round,
+            (MathFn::Floor, _) => Fn1::Floor,
             _ => return Err(wrong()),
         };
         let (open, close) = match scalar {
             _ if function == MathFn::Abs => (None, None),
             Scalar::F32 => (None, None),
-            Scalar::F16 => (Some(F1::F16ToF32), Some(F1::F32ToF16)),
-            Scalar::BF16 => (Some(F1::Bf16ToF32), Some(F1::F32ToBf16)),
+            Scalar::F16 => (Some(Fn1::F16ToF32), Some(Fn1::F32ToF16)),
+            Scalar::BF16 => (Some(Fn1::Bf16ToF32), Some(Fn1::F32ToBf16)),
             _ => return Err(wrong()),
         };
         Ok(first
@@ -533,7 +533,7 @@ impl<'k> Lowering<'k> {
     }
 
     /// Applies functions one after the other, giving intermediate slots back.
-    fn chain(&mut self, at: Location, a: Slot, steps: &[Option<F1>]) -> Slot {
+    fn chain(&mut self, at: Location, a: Slot, steps: &[Option<Fn1>]) -> Slot {
         let mut current = a;
         for f in steps.iter().flatten() {
             let next = self.map1(at, *f, current);
@@ -575,8 +575,8 @@ impl<'k> Lowering<'k> {
         let zero = self.word(0);
         Ok(match (from, to) {
             (U64, Bool) => {
-                let either = self.map2(at, F2::Or, a[0], a[1]);
-                let d = self.map1(at, F1::ToBool, either);
+                let either = self.map2(at, Fn2::Or, a[0], a[1]);
+                let d = self.map1(at, Fn1::ToBool, either);
                 self.release_scratch(&[either]);
                 [d].into()
             }
@@ -592,14 +592,14 @@ impl<'k> Lowering<'k> {
                     },
                 );
                 let half = match to {
-                    F16 => Some(F1::F32ToF16),
-                    BF16 => Some(F1::F32ToBf16),
+                    F16 => Some(Fn1::F32ToF16),
+                    BF16 => Some(Fn1::F32ToBf16),
                     _ => None,
                 };
                 [self.chain_owned(at, d, &[half])].into()
             }
             (I8 | I16 | I32, U64) => {
-                let high = self.map1(at, F1::SignWord, a[0]);
+                let high = self.map1(at, Fn1::SignWord, a[0]);
                 [a[0], high].into()
             }
             (Bool | U8 | U16 | U32, U64) => [a[0], zero].into(),
@@ -620,7 +620,7 @@ impl<'k> Lowering<'k> {
                 d
             }
             (Bool | I8 | U8 | I16 | U16 | I32 | U32, Bool) => {
-                [self.map1(at, F1::ToBool, a[0])].into()
+                [self.map1(at, Fn1::ToBool, a[0])].into()
             }
             (Bool | I8 | U8 | I16 | U16 | I32 | U32, I32 | U32) => a.into(),
             (_, I8 | U8 | I16 | U16) if !from.is_float() => {
@@ -628,19 +628,19 @@ impl<'k> Lowering<'k> {
             }
             (_, F32 | F16 | BF16) if !from.is_float() => {
                 let first = if from.is_signed_integer() {
-                    F1::I32ToF32
+                    Fn1::I32ToF32
                 } else {
-                    F1::U32ToF32
+                    Fn1::U32ToF32
                 };
                 [self.chain(at, a[0], &[Some(first), from_f32(to)])].into()
             }
-            (_, Bool) => [self.chain(at, a[0], &[to_f32(from), Some(F1::F32ToBool)])].into(),
+            (_, Bool) => [self.chain(at, a[0], &[to_f32(from), Some(Fn1::F32ToBool)])].into(),
             (_, F32 | F16 | BF16) => [self.chain(at, a[0], &[to_f32(from), from_f32(to)])].into(),
             (_, _) => {
                 let integer = if to.is_signed_integer() {
-                    F1::F32ToI32
+                    Fn1::F32ToI32
                 } else {
-                    F1::F32ToU32
+                    Fn1::F32ToU32
                 };
                 [self.chain(at, a[0], &[to_f32(from), Some(integer), narrow])].into()
             }
@@ -648,7 +648,7 @@ impl<'k> Lowering<'k> {
     }
 
     /// Like [`Self::chain`], but the first slot is scratch too.
-    fn chain_owned(&mut self, at: Location, a: Slot, steps: &[Option<F1>]) -> Slot {
+    fn chain_owned(&mut self, at: Location, a: Slot, steps: &[Option<Fn1>]) -> Slot {
         let end = self.chain(at, a, steps);
         if end != a {
             self.release_scratch(&[a]);
@@ -680,7 +680,7 @@ impl<'k> Lowering<'k> {
             let f = extension(to.scalar());
             return Ok(a.iter().map(|a| self.map1(at, f, *a)).collect());
         }
-        let words = self.to_words(at, from, a);
+        let words = self.words_from(at, from, a);
         let out = self.words_to(at, to, &words);
         let scratch: Vec<Slot> = words
             .iter()
@@ -692,27 +692,27 @@ impl<'k> Lowering<'k> {
     }
 
     /// Little-endian 32-bit words of a value (the last one may be partly filled).
-    fn to_words(&mut self, at: Location, from: Type, a: &[Slot]) -> Vec<Slot> {
+    fn words_from(&mut self, at: Location, from: Type, a: &[Slot]) -> Vec<Slot> {
         let bits = 8 * from.scalar().bytes().min(4) as u32;
         if bits == 32 {
             return a.to_vec();
         }
         let mask = if bits == 8 {
-            F1::ZeroExtend8
+            Fn1::ZeroExtend8
         } else {
-            F1::ZeroExtend16
+            Fn1::ZeroExtend16
         };
         a.chunks((32 / bits) as usize)
             .map(|group| {
                 let mut word = self.map1(at, mask, group[0]);
                 for (index, part) in group.iter().enumerate().skip(1) {
                     let next = if bits == 16 {
-                        self.map2(at, F2::Pack16, word, *part)
+                        self.map2(at, Fn2::Pack16, word, *part)
                     } else {
                         let byte = self.map1(at, mask, *part);
                         let amount = self.word(bits * index as u32);
-                        let moved = self.map2(at, F2::Shl, byte, amount);
-                        let next = self.map2(at, F2::Or, word, moved);
+                        let moved = self.map2(at, Fn2::Shl, byte, amount);
+                        let next = self.map2(at, Fn2::Or, word, moved);
                         self.release_scratch(&[byte, moved]);
                         next
                     };
@@ -737,10 +737,10 @@ impl<'k> Lowering<'k> {
                 let shift = bits * (index % per_word);
                 let shifted = match shift {
                     0 => word,
-                    16 => self.map1(at, F1::High16, word),
+                    16 => self.map1(at, Fn1::High16, word),
                     _ => {
                         let amount = self.word(shift);
-                        self.map2(at, F2::ShrU, word, amount)
+                        self.map2(at, Fn2::ShrU, word, amount)
                     }
                 };
                 let d = self.map1(at, extension(to.scalar()), shifted);
@@ -768,7 +768,7 @@ impl<'k> Lowering<'k> {
             return Err(unsupported(at, format!("a store of a {ty} as {access}")));
         }
         if access == Type::Scalar(Scalar::BF16) {
-            let d = self.map1(at, F1::F32ToBf16, value[0]);
+            let d = self.map1(at, Fn1::F32ToBf16, value[0]);
             return Ok(([d].into(), vec![d]));
         }
         Ok((value.into(), Vec::new()))
@@ -782,145 +782,146 @@ fn pair_of(slots: &[Slot], at: Location) -> Lowered<[Slot; 2]> {
     }
 }
 
-fn extension(scalar: Scalar) -> F1 {
+fn extension(scalar: Scalar) -> Fn1 {
     match scalar {
-        Scalar::I8 => F1::SignExtend8,
-        Scalar::U8 => F1::ZeroExtend8,
-        Scalar::I16 => F1::SignExtend16,
-        Scalar::Bool => F1::ToBool,
-        _ => F1::ZeroExtend16,
+        Scalar::I8 => Fn1::SignExtend8,
+        Scalar::U8 => Fn1::ZeroExtend8,
+        Scalar::I16 => Fn1::SignExtend16,
+        Scalar::Bool => Fn1::ToBool,
+        _ => Fn1::ZeroExtend16,
     }
 }
 
-fn to_f32(from: Scalar) -> Option<F1> {
+fn to_f32(from: Scalar) -> Option<Fn1> {
     match from {
-        Scalar::F16 => Some(F1::F16ToF32),
-        Scalar::BF16 => Some(F1::Bf16ToF32),
+        Scalar::F16 => Some(Fn1::F16ToF32),
+        Scalar::BF16 => Some(Fn1::Bf16ToF32),
         _ => None,
     }
 }
 
-fn from_f32(to: Scalar) -> Option<F1> {
+fn from_f32(to: Scalar) -> Option<Fn1> {
     match to {
-        Scalar::F16 => Some(F1::F32ToF16),
-        Scalar::BF16 => Some(F1::F32ToBf16),
+        Scalar::F16 => Some(Fn1::F32ToF16),
+        Scalar::BF16 => Some(Fn1::F32ToBf16),
         _ => None,
     }
 }
 
-fn binary_function(op: BinaryOp, scalar: Scalar) -> Option<F2> {
+fn binary_function(op: BinaryOp, scalar: Scalar) -> Option<Fn2> {
     use BinaryOp::*;
     let table =
-        |f32: F2, f16: Option<F2>, bf16: Option<F2>, i32: Option<F2>, u32: Option<F2>| match scalar
-        {
-            Scalar::F32 => Some(f32),
-            Scalar::F16 => f16,
-            Scalar::BF16 => bf16,
-            Scalar::I32 => i32,
-            Scalar::U32 => u32,
-            _ => None,
+        |f32: Fn2, f16: Option<Fn2>, bf16: Option<Fn2>, i32: Option<Fn2>, u32: Option<Fn2>| {
+            match scalar {
+                Scalar::F32 => Some(f32),
+                Scalar::F16 => f16,
+                Scalar::BF16 => bf16,
+                Scalar::I32 => i32,
+                Scalar::U32 => u32,
+                _ => None,
+            }
         };
     match op {
         Add => table(
-            F2::AddF,
-            Some(F2::AddH),
-            Some(F2::AddB),
-            Some(F2::AddI),
-            Some(F2::AddI),
+            Fn2::AddF,
+            Some(Fn2::AddH),
+            Some(Fn2::AddB),
+            Some(Fn2::AddI),
+            Some(Fn2::AddI),
         ),
         Sub => table(
-            F2::SubF,
-            Some(F2::SubH),
-            Some(F2::SubB),
-            Some(F2::SubI),
-            Some(F2::SubI),
+            Fn2::SubF,
+            Some(Fn2::SubH),
+            Some(Fn2::SubB),
+            Some(Fn2::SubI),
+            Some(Fn2::SubI),
         ),
         Mul => table(
-            F2::MulF,
-            Some(F2::MulH),
-            Some(F2::MulB),
-            Some(F2::MulI),
-            Some(F2::MulI),
+            Fn2::MulF,
+            Some(Fn2::MulH),
+            Some(Fn2::MulB),
+            Some(Fn2::MulI),
+            Some(Fn2::MulI),
         ),
         Div => table(
-            F2::DivF,
-            Some(F2::DivH),
-            Some(F2::DivB),
-            Some(F2::DivI),
-            Some(F2::DivU),
+            Fn2::DivF,
+            Some(Fn2::DivH),
+            Some(Fn2::DivB),
+            Some(Fn2::DivI),
+            Some(Fn2::DivU),
         ),
-        Rem => table(F2::RemF, None, None, Some(F2::RemI), Some(F2::RemU)),
+        Rem => table(Fn2::RemF, None, None, Some(Fn2::RemI), Some(Fn2::RemU)),
         Min => table(
-            F2::MinF,
-            Some(F2::MinH),
-            Some(F2::MinB),
-            Some(F2::MinI),
-            Some(F2::MinU),
+            Fn2::MinF,
+            Some(Fn2::MinH),
+            Some(Fn2::MinB),
+            Some(Fn2::MinI),
+            Some(Fn2::MinU),
         ),
         Max => table(
-            F2::MaxF,
-            Some(F2::MaxH),
-            Some(F2::MaxB),
-            Some(F2::MaxI),
-            Some(F2::MaxU),
+            Fn2::MaxF,
+            Some(Fn2::MaxH),
+            Some(Fn2::MaxB),
+            Some(Fn2::MaxI),
+            Some(Fn2::MaxU),
         ),
-        AddUnfused => table(F2::AddF, Some(F2::AddH), Some(F2::AddB), None, None),
-        SubUnfused => table(F2::SubF, Some(F2::SubH), Some(F2::SubB), None, None),
-        MulUnfused => table(F2::MulF, Some(F2::MulH), Some(F2::MulB), None, None),
+        AddUnfused => table(Fn2::AddF, Some(Fn2::AddH), Some(Fn2::AddB), None, None),
+        SubUnfused => table(Fn2::SubF, Some(Fn2::SubH), Some(Fn2::SubB), None, None),
+        MulUnfused => table(Fn2::MulF, Some(Fn2::MulH), Some(Fn2::MulB), None, None),
         And | Or | Xor if scalar.is_float() => None,
-        And => Some(F2::And),
-        Or => Some(F2::Or),
-        Xor => Some(F2::Xor),
+        And => Some(Fn2::And),
+        Or => Some(Fn2::Or),
+        Xor => Some(Fn2::Xor),
         Shl | Shr if scalar.is_float() || scalar == Scalar::Bool => None,
-        Shl => Some(F2::Shl),
-        Shr if scalar == Scalar::I32 => Some(F2::ShrI),
-        Shr => Some(F2::ShrU),
+        Shl => Some(Fn2::Shl),
+        Shr if scalar == Scalar::I32 => Some(Fn2::ShrI),
+        Shr => Some(Fn2::ShrU),
     }
 }
 
-fn compare_function(op: CompareOp, scalar: Scalar) -> F2 {
+fn compare_function(op: CompareOp, scalar: Scalar) -> Fn2 {
     use CompareOp::*;
     match (op, scalar) {
-        (Eq, Scalar::F32) => F2::EqF,
-        (Ne, Scalar::F32) => F2::NeF,
-        (Lt, Scalar::F32) => F2::LtF,
-        (Le, Scalar::F32) => F2::LeF,
-        (Gt, Scalar::F32) => F2::GtF,
-        (Ge, Scalar::F32) => F2::GeF,
-        (Eq, Scalar::F16) => F2::EqH,
-        (Ne, Scalar::F16) => F2::NeH,
-        (Lt, Scalar::F16) => F2::LtH,
-        (Le, Scalar::F16) => F2::LeH,
-        (Gt, Scalar::F16) => F2::GtH,
-        (Ge, Scalar::F16) => F2::GeH,
-        (Eq, _) => F2::Eq,
-        (Ne, _) => F2::Ne,
+        (Eq, Scalar::F32) => Fn2::EqF,
+        (Ne, Scalar::F32) => Fn2::NeF,
+        (Lt, Scalar::F32) => Fn2::LtF,
+        (Le, Scalar::F32) => Fn2::LeF,
+        (Gt, Scalar::F32) => Fn2::GtF,
+        (Ge, Scalar::F32) => Fn2::GeF,
+        (Eq, Scalar::F16) => Fn2::EqH,
+        (Ne, Scalar::F16) => Fn2::NeH,
+        (Lt, Scalar::F16) => Fn2::LtH,
+        (Le, Scalar::F16) => Fn2::LeH,
+        (Gt, Scalar::F16) => Fn2::GtH,
+        (Ge, Scalar::F16) => Fn2::GeH,
+        (Eq, _) => Fn2::Eq,
+        (Ne, _) => Fn2::Ne,
         (Lt, scalar) => {
             if scalar.is_signed_integer() {
-                F2::LtI
+                Fn2::LtI
             } else {
-                F2::LtU
+                Fn2::LtU
             }
         }
         (Le, scalar) => {
             if scalar.is_signed_integer() {
-                F2::LeI
+                Fn2::LeI
             } else {
-                F2::LeU
+                Fn2::LeU
             }
         }
         (Gt, scalar) => {
             if scalar.is_signed_integer() {
-                F2::GtI
+                Fn2::GtI
             } else {
-                F2::GtU
+                Fn2::GtU
             }
         }
         (Ge, scalar) => {
             if scalar.is_signed_integer() {
-                F2::GeI
+                Fn2::GeI
             } else {
-                F2::GeU
+                Fn2::GeU
             }
         }
     }

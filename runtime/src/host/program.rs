@@ -16,7 +16,7 @@ pub(super) struct Node {
 
 /// Functions of one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum F1 {
+pub(super) enum Fn1 {
     NegI,
     NegF32,
     NegF16,
@@ -55,7 +55,7 @@ pub(super) enum F1 {
 
 /// Functions of two words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum F2 {
+pub(super) enum Fn2 {
     AddI,
     SubI,
     MulI,
@@ -119,7 +119,7 @@ pub(super) enum F2 {
 
 /// Functions of three words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum F3 {
+pub(super) enum Fn3 {
     FmaF32,
     FmaF16,
     FmaBf16,
@@ -201,18 +201,18 @@ pub(super) enum ShuffleBy {
 
 pub(super) enum Instr {
     Map1 {
-        f: F1,
+        f: Fn1,
         d: Slot,
         a: Slot,
     },
     Map2 {
-        f: F2,
+        f: Fn2,
         d: Slot,
         a: Slot,
         b: Slot,
     },
     Map3 {
-        f: F3,
+        f: Fn3,
         d: Slot,
         a: Slot,
         b: Slot,

@@ -1,5 +1,7 @@
 //! Warp operations: shuffles, reductions, votes and matrix fragments.
 
+use std::sync::LazyLock;
+
 use tilekiln_dsl::ir::{Location, ReduceOp, Scalar};
 use tilekiln_dsl::target::FragmentLayout;
 
@@ -10,6 +12,49 @@ use super::program::*;
 
 const WARP: usize = 32;
 const TILE: usize = 16;
+
+/// Row and column per lane.
+type Places = [(u8, u8); WARP];
+
+/// A fragment layout as tables: per register and half, per accumulator element.
+struct Positions {
+    a: Vec<[Places; 2]>,
+    b: Vec<[Places; 2]>,
+    accumulator: [Places; FragmentLayout::ACCUMULATOR_REGISTERS],
+}
+
+impl Positions {
+    fn compute(layout: FragmentLayout) -> Self {
+        let small = |(row, column): (usize, usize)| (row as u8, column as u8);
+        let operand = |at: fn(FragmentLayout, usize, usize, usize) -> (usize, usize)| {
+            (0..layout.operand_registers())
+                .map(|register| {
+                    std::array::from_fn(|half| {
+                        std::array::from_fn(|lane| small(at(layout, lane, register, half)))
+                    })
+                })
+                .collect()
+        };
+        Self {
+            a: operand(FragmentLayout::a_position),
+            b: operand(FragmentLayout::b_position),
+            accumulator: std::array::from_fn(|element| {
+                std::array::from_fn(|lane| small(layout.accumulator_position(lane, element)))
+            }),
+        }
+    }
+
+    fn of(layout: FragmentLayout) -> &'static Self {
+        static PAIR: LazyLock<Positions> =
+            LazyLock::new(|| Positions::compute(FragmentLayout::PairOfM16N8K16));
+        static WMMA: LazyLock<Positions> =
+            LazyLock::new(|| Positions::compute(FragmentLayout::Wmma16x16x16));
+        match layout {
+            FragmentLayout::PairOfM16N8K16 => &PAIR,
+            FragmentLayout::Wmma16x16x16 => &WMMA,
+        }
+    }
+}
 
 impl Machine {
     /// Reports warps of which only some lanes are active.
@@ -97,14 +142,14 @@ impl Machine {
     ) -> Step {
         self.whole_warps("a warp reduction", at)?;
         let f = match (op, scalar) {
-            (ReduceOp::Sum, Scalar::F32) => F2::AddF,
-            (ReduceOp::Min, Scalar::F32) => F2::MinF,
-            (ReduceOp::Max, Scalar::F32) => F2::MaxF,
-            (ReduceOp::Sum, _) => F2::AddI,
-            (ReduceOp::Min, Scalar::I32) => F2::MinI,
-            (ReduceOp::Max, Scalar::I32) => F2::MaxI,
-            (ReduceOp::Min, _) => F2::MinU,
-            (ReduceOp::Max, _) => F2::MaxU,
+            (ReduceOp::Sum, Scalar::F32) => Fn2::AddF,
+            (ReduceOp::Min, Scalar::F32) => Fn2::MinF,
+            (ReduceOp::Max, Scalar::F32) => Fn2::MaxF,
+            (ReduceOp::Sum, _) => Fn2::AddI,
+            (ReduceOp::Min, Scalar::I32) => Fn2::MinI,
+            (ReduceOp::Max, Scalar::I32) => Fn2::MaxI,
+            (ReduceOp::Min, _) => Fn2::MinU,
+            (ReduceOp::Max, _) => Fn2::MaxU,
         };
         let mut out = std::mem::take(&mut self.planes[d as usize]);
         match self.planes[s as usize][..] {
@@ -228,35 +273,37 @@ impl Machine {
                 _ => lanes::f16_to_f32(half),
             })
         };
+        let positions = Positions::of(layout);
         for warp in 0..self.lanes / WARP {
-            let lane0 = warp * WARP;
-            if self.active[lane0..lane0 + WARP]
-                .iter()
-                .all(|mask| *mask == 0)
-            {
+            let lanes = warp * WARP..(warp + 1) * WARP;
+            if self.active[lanes.clone()].iter().all(|mask| *mask == 0) {
                 continue;
             }
             let mut left = [[0f32; TILE]; TILE];
             let mut right = [[0f32; TILE]; TILE];
             for register in 0..operand {
-                let (pa, pb) = (
-                    &self.planes[a0 + register][lane0..],
-                    &self.planes[b0 + register][lane0..],
-                );
-                for lane in 0..WARP {
-                    for half in 0..2 {
-                        let (row, k) = layout.a_position(lane, register, half);
-                        left[row][k] = to_f32(pa[lane] >> (16 * half) & 0xffff);
-                        let (k, column) = layout.b_position(lane, register, half);
-                        right[k][column] = to_f32(pb[lane] >> (16 * half) & 0xffff);
+                for (start, tile, positions) in [
+                    (a0, &mut left, &positions.a),
+                    (b0, &mut right, &positions.b),
+                ] {
+                    let plane = &self.planes[start + register][lanes.clone()];
+                    for (half, positions) in positions[register].iter().enumerate() {
+                        let values: [f32; WARP] = std::array::from_fn(|lane| {
+                            to_f32((plane[lane] >> (16 * half)) & 0xffff)
+                        });
+                        for (value, (row, column)) in values.iter().zip(positions) {
+                            tile[usize::from(row % 16)][usize::from(column % 16)] = *value;
+                        }
                     }
                 }
             }
             let mut sums = [[0f32; TILE]; TILE];
-            for element in 0..FragmentLayout::ACCUMULATOR_REGISTERS {
-                for lane in 0..WARP {
-                    let (row, column) = layout.accumulator_position(lane, element);
-                    sums[row][column] = f32::from_bits(self.planes[c0 + element][lane0 + lane]);
+            for (element, positions) in positions.accumulator.iter().enumerate() {
+                for (word, (row, column)) in self.planes[c0 + element][lanes.clone()]
+                    .iter()
+                    .zip(positions)
+                {
+                    sums[usize::from(row % 16)][usize::from(column % 16)] = f32::from_bits(*word);
                 }
             }
             for (sums, left) in sums.iter_mut().zip(&left) {
@@ -266,13 +313,12 @@ impl Machine {
                     }
                 }
             }
-            for element in 0..FragmentLayout::ACCUMULATOR_REGISTERS {
-                let plane = &mut self.planes[c0 + element][lane0..lane0 + WARP];
-                for (lane, (word, mask)) in plane.iter_mut().zip(&self.active[lane0..]).enumerate()
-                {
-                    let (row, column) = layout.accumulator_position(lane, element);
+            for (element, positions) in positions.accumulator.iter().enumerate() {
+                let plane = &mut self.planes[c0 + element][lanes.clone()];
+                let masks = &self.active[lanes.clone()];
+                for ((word, mask), (row, column)) in plane.iter_mut().zip(masks).zip(positions) {
                     if *mask != 0 {
-                        *word = sums[row][column].to_bits();
+                        *word = sums[usize::from(row % 16)][usize::from(column % 16)].to_bits();
                     }
                 }
             }
