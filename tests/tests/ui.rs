@@ -34,7 +34,7 @@ fn messages_name_nothing_internal() {
 }
 
 #[test]
-fn messages_point_at_the_author_and_name_a_way_out() {
+fn messages_point_at_the_author() {
     for path in files("stderr") {
         let text = std::fs::read_to_string(&path).expect("a file of this repository");
         let source = path.with_extension("rs");

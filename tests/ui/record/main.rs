@@ -115,6 +115,7 @@ fn files_cases_and_snapshots_agree() {
             .filter(|name| name != "main")
             .collect()
     };
+    assert!(CASES.len() >= 25, "only {} cases", CASES.len());
     let cases: BTreeSet<_> = CASES.iter().map(|(name, ..)| name.to_string()).collect();
     assert_eq!(cases, names("ui/record", ".rs"), "files in tests/ui/record");
     assert_eq!(
