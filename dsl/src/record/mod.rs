@@ -1,6 +1,6 @@
 //! Recording: the author's Rust function runs once, and every device operation it performs is appended here.
 //!
-//! One kernel is recorded per thread at a time. The [`Recorder`] keeps a stack of frames (the kernel, and the
+//! One kernel is recorded per thread at a time. The `Recorder` keeps a stack of frames (the kernel, and the
 //! device functions being recorded inside it), each with a stack of open blocks. Handles such as
 //! [`Val`](crate::value::Val) are small ids into the innermost frame; a frame number in each of them catches a
 //! value that leaks from one function into another.
