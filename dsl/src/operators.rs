@@ -6,7 +6,7 @@
 
 use crate::ir::{CompareOp, Location, Op};
 use crate::memory::{Accumulators, OperandA, OperandB, Registers, RowSums, Shared, SharedTile};
-use crate::record::{ComptimeBranch, DeviceBranch, DeviceLoop, WhileCondition, logical};
+use crate::record::{ComptimeIf, DeviceLoop, If, WhileCondition, logical};
 use crate::value::{DeviceType, Element, IntoVal, Numeric, Val};
 
 /// `let name = value`
@@ -114,10 +114,10 @@ impl<T: DeviceType, R: IntoVal<T>> AssignFrom<R> for Val<T> {
 }
 
 /// The left side of `place = value`.
-pub struct Place<'a, T>(pub &'a mut T);
+pub struct Variable<'a, T>(pub &'a mut T);
 
 #[allow(missing_docs)]
-impl<T: DeviceType> Place<'_, Val<T>> {
+impl<T: DeviceType> Variable<'_, Val<T>> {
     #[track_caller]
     pub fn assign<R: IntoVal<T>>(self, value: R) {
         self.0.assign_from(value);
@@ -128,14 +128,14 @@ pub trait PlainPlace<T> {
     /// `place = value`
     fn assign(self, value: T);
 }
-impl<T> PlainPlace<T> for Place<'_, T> {
+impl<T> PlainPlace<T> for Variable<'_, T> {
     fn assign(self, value: T) {
         *self.0 = value;
     }
 }
 
 /// `a < b` and its kin.
-pub struct Comparison<'a, A, B>(pub &'a A, pub &'a B);
+pub struct Compare<'a, A, B>(pub &'a A, pub &'a B);
 
 fn compare<T: DeviceType>(op: CompareOp, a: Val<T>, b: Val<T>, at: Location) -> Val<bool> {
     let a = a.id(at);
@@ -146,7 +146,7 @@ fn compare<T: DeviceType>(op: CompareOp, a: Val<T>, b: Val<T>, at: Location) -> 
 macro_rules! comparisons {
     ($($name:ident $op:ident $plain:tt $bound:ident,)*) => {
         #[allow(missing_docs)]
-        impl<T: DeviceType, R: Copy> Comparison<'_, Val<T>, R> {
+        impl<T: DeviceType, R: Copy> Compare<'_, Val<T>, R> {
             $(
                 #[track_caller]
                 pub fn $name(self) -> Val<bool> where R: IntoVal<T> {
@@ -166,7 +166,7 @@ macro_rules! comparisons {
             type Right;
             $(fn $name(self) -> bool where Self::Left: $bound<Self::Right>;)*
         }
-        impl<A, B> PlainComparison for Comparison<'_, A, B> {
+        impl<A, B> PlainComparison for Compare<'_, A, B> {
             type Left = A;
             type Right = B;
             $(fn $name(self) -> bool where A: $bound<B> { self.0 $plain self.1 })*
@@ -174,7 +174,7 @@ macro_rules! comparisons {
     };
     (@left $from:ty, $to:ty; $($name:ident $op:ident,)*) => {
         #[allow(missing_docs)]
-        impl Comparison<'_, $from, Val<$to>> {
+        impl Compare<'_, $from, Val<$to>> {
             $(
                 #[track_caller]
                 pub fn $name(self) -> Val<bool> {
@@ -196,23 +196,44 @@ comparisons! {
 }
 
 /// The left side of `a && b` and `a || b`.
-pub struct Logic<T>(pub T);
-#[allow(missing_docs)]
-impl Logic<bool> {
-    pub fn and<R: LogicResult>(self, right: impl FnOnce() -> R, _at: Location) -> R {
-        if self.0 { right() } else { R::constant(false) }
+#[diagnostic::on_unimplemented(
+    message = "`&&` and `||` join conditions, not `{Self}` and `{Right}`",
+    label = "not two conditions",
+    note = "supported: `bool` and `Val<bool>`; compare numbers with something: `x != 0`"
+)]
+pub trait JoinsWith<Right> {
+    /// `bool` if both sides are known while recording.
+    type Joined;
+    /// `self && right()`
+    fn and(self, right: impl FnOnce() -> Right, at: Location) -> Self::Joined;
+    /// `self || right()`
+    fn or(self, right: impl FnOnce() -> Right, at: Location) -> Self::Joined;
+}
+impl<R: LogicResult> JoinsWith<R> for bool {
+    type Joined = R;
+    fn and(self, right: impl FnOnce() -> R, _at: Location) -> R {
+        if self { right() } else { R::constant(false) }
     }
-    pub fn or<R: LogicResult>(self, right: impl FnOnce() -> R, _at: Location) -> R {
-        if self.0 { R::constant(true) } else { right() }
+    fn or(self, right: impl FnOnce() -> R, _at: Location) -> R {
+        if self { R::constant(true) } else { right() }
     }
 }
-#[allow(missing_docs)]
-impl Logic<Val<bool>> {
-    pub fn and(self, right: impl FnOnce() -> Val<bool>, at: Location) -> Val<bool> {
-        logical(self.0, true, right, at)
+impl JoinsWith<Val<bool>> for Val<bool> {
+    type Joined = Val<bool>;
+    fn and(self, right: impl FnOnce() -> Val<bool>, at: Location) -> Val<bool> {
+        logical(self, true, right, at)
     }
-    pub fn or(self, right: impl FnOnce() -> Val<bool>, at: Location) -> Val<bool> {
-        logical(self.0, false, right, at)
+    fn or(self, right: impl FnOnce() -> Val<bool>, at: Location) -> Val<bool> {
+        logical(self, false, right, at)
+    }
+}
+impl JoinsWith<bool> for Val<bool> {
+    type Joined = Val<bool>;
+    fn and(self, right: impl FnOnce() -> bool, at: Location) -> Val<bool> {
+        logical(self, true, || right().into_val(1, at), at)
+    }
+    fn or(self, right: impl FnOnce() -> bool, at: Location) -> Val<bool> {
+        logical(self, false, || right().into_val(1, at), at)
     }
 }
 
@@ -240,28 +261,36 @@ impl LogicResult for Val<bool> {
     label = "expected `bool` or `Val<bool>`",
     note = "compare it with something: `x != 0`"
 )]
-pub trait Condition: Into<WhileCondition> {
+pub trait Condition {
     /// Chosen while recording, or recorded as device control flow.
     type Branch;
     /// Starts the `if`.
     fn branch(self, at: Location) -> Self::Branch;
+    /// The same for a `while`.
+    fn repeat(self) -> WhileCondition;
 }
 impl Condition for bool {
-    type Branch = ComptimeBranch;
-    fn branch(self, _at: Location) -> ComptimeBranch {
-        ComptimeBranch(self)
+    type Branch = ComptimeIf;
+    fn branch(self, _at: Location) -> ComptimeIf {
+        ComptimeIf(self)
+    }
+    fn repeat(self) -> WhileCondition {
+        WhileCondition::Comptime(self)
     }
 }
 impl Condition for Val<bool> {
-    type Branch = DeviceBranch;
-    fn branch(self, at: Location) -> DeviceBranch {
-        DeviceBranch::open(self, at)
+    type Branch = If;
+    fn branch(self, at: Location) -> If {
+        If::open(self, at)
+    }
+    fn repeat(self) -> WhileCondition {
+        WhileCondition::Device(self)
     }
 }
 
 /// The condition of a `while`.
 pub fn while_condition(condition: impl Condition) -> WhileCondition {
-    condition.into()
+    condition.repeat()
 }
 
 /// `start..end` of a `for`: unrolled while recording for Rust numbers, a loop on the device as soon as one bound is

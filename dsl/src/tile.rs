@@ -1,7 +1,7 @@
 //! Index arithmetic of shared tiles, as functions of the generated text.
 
 use crate::ir::{Location, Setting};
-use crate::record::FunctionCall;
+use crate::record::DeviceFunction;
 use crate::value::Val;
 
 /// Where element (row, col) of a swizzled tile lies: its 16-byte chunk is moved within the row by xor with the
@@ -20,7 +20,7 @@ pub(crate) fn swizzled_index(row: Val<u32>, col: Val<u32>, cols: usize, chunk: u
         "swizzled_word_index"
     };
     let here = Location::caller();
-    let mut call = FunctionCall::new(name, DOC, here, at, &[setting], "");
+    let mut call = DeviceFunction::new(name, DOC, here, at, &[setting], "");
     call.pass("row", &row);
     call.pass("col", &col);
     if call.begin() {

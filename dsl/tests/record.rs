@@ -1,4 +1,4 @@
-//! scratch
+//! Two kernels that use most of the language are recorded for both fragment layouts.
 use tilekiln_dsl::prelude::*;
 use tilekiln_dsl::target::{HOST, Target};
 

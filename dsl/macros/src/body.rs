@@ -237,11 +237,11 @@ impl Rewriter<'_> {
             self.visit_expr_mut(&mut e.right);
             let (l, r) = (&e.left, &e.right);
             let method = if matches!(e.op, BinOp::And(_)) {
-                quote!(and)
+                quote_spanned!(span=> and)
             } else {
-                quote!(or)
+                quote_spanned!(span=> or)
             };
-            return Some(quote_spanned!(span=> ::tilekiln_dsl::operators::Logic(#l).#method(|| #r, #at)));
+            return Some(quote_spanned!(span=> ::tilekiln_dsl::operators::JoinsWith::#method(#l, || #r, #at)));
         }
         let comparison = match e.op {
             BinOp::Eq(_) => Some("equal"),
@@ -276,7 +276,7 @@ impl Rewriter<'_> {
         let operation = match comparison {
             Some(method) => {
                 let method = syn::Ident::new(method, span);
-                quote_spanned!(span=> ::tilekiln_dsl::operators::Comparison(&(#l), &(#r)).#method())
+                quote_spanned!(span=> ::tilekiln_dsl::operators::Compare(&(#l), &(#r)).#method())
             }
             None if named => {
                 let op = &e.op;
@@ -354,7 +354,7 @@ impl Rewriter<'_> {
         let place = &e.left;
         quote_spanned!(span=> {
             let __value = #value;
-            ::tilekiln_dsl::operators::Place(&mut #place).assign(__value)
+            ::tilekiln_dsl::operators::Variable(&mut #place).assign(__value)
         })
     }
 
@@ -622,7 +622,7 @@ impl VisitMut for Rewriter<'_> {
             Expr::Unsafe(e) => {
                 self.errors.add(
                     e.unsafe_token.span(),
-                    "`unsafe` in a kernel: everything a kernel can do is checked; target instructions live in the code generator",
+                    "`unsafe` in a kernel: everything a kernel can do is checked, and target instructions live in the code generator; remove `unsafe`",
                 );
                 return;
             }

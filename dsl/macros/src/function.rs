@@ -73,7 +73,7 @@ pub fn device_fn(arguments: TokenStream, item: TokenStream) -> syn::Result<Token
         let __called_at = ::tilekiln_dsl::ir::Location::caller();
         // inside a closure the location is the function's own, not its caller's
         let __declared_at = (|| #declared)();
-        let mut __call = ::tilekiln_dsl::record::FunctionCall::new(
+        let mut __call = ::tilekiln_dsl::record::DeviceFunction::new(
             #name, &[#(#doc),*], __declared_at, __called_at, &__settings, &__types.join(","));
         #(#pass)*
         if __call.begin() {

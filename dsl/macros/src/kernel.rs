@@ -35,7 +35,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStr
     if let Some(receiver) = function.sig.receiver() {
         errors.push(syn::Error::new_spanned(
             receiver,
-            "a kernel is a free function and takes no `self`",
+            "a kernel is a free function and takes no `self`: pass what it needs as parameters",
         ));
     }
     if let ReturnType::Type(_, ty) = &function.sig.output {
@@ -79,7 +79,7 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStr
         let name = &p.name;
         let inner = p.shape.iter().skip(1).map(|dim| {
             let at = at(dim.span());
-            quote_spanned!(dim.span()=> ::tilekiln_dsl::memory::Global::<f32, ()>::extent(#dim, #at))
+            quote_spanned!(dim.span()=> ::tilekiln_dsl::memory::GlobalMemory::<f32, ()>::extent(#dim, #at))
         });
         quote!(#name.set_shape(vec![#(#inner),*]);)
     });

@@ -60,7 +60,7 @@ pub fn take(signature: &mut Signature, allow_shape: bool, errors: &mut Errors) -
         let Pat::Ident(pattern) = &*typed.pat else {
             errors.push(syn::Error::new_spanned(
                 &typed.pat,
-                "parameters of kernels and device functions need a plain name, because the name appears in the generated source",
+                "parameters of kernels and device functions need a plain name, because the name appears in the generated source: write one parameter for each part",
             ));
             continue;
         };
@@ -85,13 +85,13 @@ pub fn check_signature(signature: &Signature, what: &str, errors: &mut Errors) {
     if let Some(token) = &signature.asyncness {
         errors.push(syn::Error::new_spanned(
             token,
-            format!("a {what} cannot be async: its body is recorded, not run"),
+            format!("a {what} cannot be async: its body is recorded, not run; remove `async`"),
         ));
     }
     if let Some(token) = &signature.constness {
         errors.push(syn::Error::new_spanned(
             token,
-            format!("a {what} cannot be const: its body is recorded at run time"),
+            format!("a {what} cannot be const: its body is recorded at run time; remove `const`"),
         ));
     }
     if let Some(token) = &signature.abi {

@@ -35,6 +35,7 @@ type Missing = Option<Rc<Cause>>;
 
 const MOVE_OUT: &str =
     "move the barrier out of it, or compute the condition from `assume_uniform(…)` values if all threads do agree";
+const SAME_ROUNDS: &str = "let all threads take every round, as in `for first in stepped(0, n, threads)` with an `if` around the work of this thread";
 const GUARD: &str = "guard the work with an `if` that ends before the barrier instead of leaving early";
 
 /// What all analyses of one kernel share.
@@ -279,7 +280,7 @@ impl<'a> Walk<'_, 'a, '_> {
             } => {
                 let uniform = [start, end, step].iter().all(|v| self.analysis.is_uniform(**v));
                 self.analysis.lower_variables(variable.index(), uniform);
-                let inside = self.under(missing, &[*start, *end, *step], MOVE_OUT, |origin| {
+                let inside = self.under(missing, &[*start, *end, *step], SAME_ROUNDS, |origin| {
                     format!(
                         "the `for` at {} runs different rounds in different threads{origin}",
                         stmt.at

@@ -1,4 +1,4 @@
-//! Global memory and scalars: the parameters of a kernel.
+//! GlobalMemory memory and scalars: the parameters of a kernel.
 
 use std::marker::PhantomData;
 
@@ -7,49 +7,59 @@ use crate::record::{FunctionArgument, error, with};
 use crate::value::{IntoIndex, IntoVal, Numeric};
 
 /// Marks memory that may be read.
+#[diagnostic::on_unimplemented(
+    message = "memory declared `Out<T>` cannot be read",
+    label = "reads write-only memory",
+    note = "supported: `In<T>` and `InOut<T>` are read; declare the parameter as `InOut<T>` to read what it holds"
+)]
 pub trait Readable {
     /// How the parameter is declared.
     const ACCESS: crate::ir::Access;
 }
 /// Marks memory that may be written.
+#[diagnostic::on_unimplemented(
+    message = "memory declared `In<T>` cannot be stored to",
+    label = "stores to read-only memory",
+    note = "supported: `Out<T>` and `InOut<T>` are stored to; declare the parameter as one of them"
+)]
 pub trait Writable {}
 
 /// Marker of read-only memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Read;
+pub struct ReadOnly;
 /// Marker of write-only memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Write;
+pub struct WriteOnly;
 /// Marker of memory that is read and written.
 #[derive(Clone, Copy, Debug)]
-pub struct ReadWrite;
-impl Readable for Read {
+pub struct ReadAndWrite;
+impl Readable for ReadOnly {
     const ACCESS: crate::ir::Access = crate::ir::Access::Read;
 }
-impl Readable for ReadWrite {
+impl Readable for ReadAndWrite {
     const ACCESS: crate::ir::Access = crate::ir::Access::ReadWrite;
 }
-impl Writable for Write {}
-impl Writable for ReadWrite {}
+impl Writable for WriteOnly {}
+impl Writable for ReadAndWrite {}
 
 /// A buffer in global memory: a parameter of the kernel. Different parameters never overlap.
-pub struct Global<T, A> {
+pub struct GlobalMemory<T, A> {
     parameter: u32,
     marker: PhantomData<fn() -> (T, A)>,
 }
-impl<T, A> Clone for Global<T, A> {
+impl<T, A> Clone for GlobalMemory<T, A> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T, A> Copy for Global<T, A> {}
+impl<T, A> Copy for GlobalMemory<T, A> {}
 
-/// Global memory that is only read.
-pub type In<T> = Global<T, Read>;
-/// Global memory that is only written.
-pub type Out<T> = Global<T, Write>;
-/// Global memory that is read and written.
-pub type InOut<T> = Global<T, ReadWrite>;
+/// GlobalMemory memory that is only read.
+pub type In<T> = GlobalMemory<T, ReadOnly>;
+/// GlobalMemory memory that is only written.
+pub type Out<T> = GlobalMemory<T, WriteOnly>;
+/// GlobalMemory memory that is read and written.
+pub type InOut<T> = GlobalMemory<T, ReadAndWrite>;
 
 /// One dimension of a parameter's shape.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +70,7 @@ pub enum Extent {
     Known(usize),
 }
 
-impl Global<f32, ()> {
+impl GlobalMemory<f32, ()> {
     /// One dimension of a shape.
     #[doc(hidden)]
     pub fn extent(size: impl IntoExtent, at: Location) -> Extent {
@@ -120,7 +130,7 @@ impl<T: Numeric> KernelParameter for Val<T> {
 
 macro_rules! memory_parameter {
     ($marker:ty, $access:expr) => {
-        impl<T: Element> KernelParameter for Global<T, $marker> {
+        impl<T: Element> KernelParameter for GlobalMemory<T, $marker> {
             fn declare(name: &str, shape: &[&str], at: Location) -> Self {
                 let kind = ParameterKind::Memory {
                     element: T::SCALAR,
@@ -133,7 +143,7 @@ macro_rules! memory_parameter {
                 }
             }
         }
-        impl<T: Element> FunctionArgument for Global<T, $marker> {
+        impl<T: Element> FunctionArgument for GlobalMemory<T, $marker> {
             fn kind(&self) -> FunctionParameterKind {
                 if $access == crate::ir::Access::Read {
                     FunctionParameterKind::GlobalRead(T::SCALAR)
@@ -153,9 +163,9 @@ macro_rules! memory_parameter {
         }
     };
 }
-memory_parameter!(Read, crate::ir::Access::Read);
-memory_parameter!(Write, crate::ir::Access::Write);
-memory_parameter!(ReadWrite, crate::ir::Access::ReadWrite);
+memory_parameter!(ReadOnly, crate::ir::Access::Read);
+memory_parameter!(WriteOnly, crate::ir::Access::Write);
+memory_parameter!(ReadAndWrite, crate::ir::Access::ReadWrite);
 
 impl<T: DeviceType> FunctionArgument for Val<T> {
     fn kind(&self) -> FunctionParameterKind {
@@ -169,7 +179,7 @@ impl<T: DeviceType> FunctionArgument for Val<T> {
     }
 }
 
-impl<T: Element, A> Global<T, A> {
+impl<T: Element, A> GlobalMemory<T, A> {
     fn memory(&self) -> Memory {
         Memory::Parameter(self.parameter)
     }
@@ -215,7 +225,7 @@ impl<T: Element, A> Global<T, A> {
     }
 }
 
-impl<T: Element, A: Readable> Global<T, A> {
+impl<T: Element, A: Readable> GlobalMemory<T, A> {
     /// Reads a value of another type that starts at element `index`, e.g. 16 bytes as `Pack<u32, 4>`, or an
     /// f16 inside a buffer of bytes. The address must be a multiple of the value's size.
     #[track_caller]
@@ -226,7 +236,7 @@ impl<T: Element, A: Readable> Global<T, A> {
     }
 }
 
-impl<T: Element, A: Writable> Global<T, A> {
+impl<T: Element, A: Writable> GlobalMemory<T, A> {
     /// Stores a value of another type from element `index` on. The address must be a multiple of its size.
     #[track_caller]
     pub fn store_as<V: super::Access>(self, index: impl IntoIndex, value: Val<V::Value>) {
@@ -237,7 +247,7 @@ impl<T: Element, A: Writable> Global<T, A> {
     }
 }
 
-pub(crate) fn global_place<T: Element, A>(global: Global<T, A>, index: ValueId) -> Place {
+pub(crate) fn global_place<T: Element, A>(global: GlobalMemory<T, A>, index: ValueId) -> Place {
     Place {
         memory: global.memory(),
         index,
@@ -245,7 +255,7 @@ pub(crate) fn global_place<T: Element, A>(global: Global<T, A>, index: ValueId) 
     }
 }
 
-impl<T: Element, A: Readable, I: IntoIndex> Indexed<I> for Global<T, A> {
+impl<T: Element, A: Readable, I: IntoIndex> Indexed<I> for GlobalMemory<T, A> {
     type Item = Val<T::Value>;
     #[track_caller]
     fn read_at(&self, index: I) -> Self::Item {
@@ -254,7 +264,7 @@ impl<T: Element, A: Readable, I: IntoIndex> Indexed<I> for Global<T, A> {
         load(self.memory(), index, Type::Scalar(T::SCALAR), at)
     }
 }
-impl<T: Element, A: Writable, I: IntoIndex, V: IntoVal<T::Value>> IndexStore<I, V> for Global<T, A> {
+impl<T: Element, A: Writable, I: IntoIndex, V: IntoVal<T::Value>> IndexStore<I, V> for GlobalMemory<T, A> {
     #[track_caller]
     fn store_at(&self, index: I, value: V) {
         let at = Location::caller();
@@ -266,7 +276,7 @@ impl<T: Element, A: Writable, I: IntoIndex, V: IntoVal<T::Value>> IndexStore<I, 
 
 macro_rules! tuple_index {
     ($($name:ident $part:tt),*) => {
-        impl<T: Element, A: Readable, $($name: IntoIndex),*> Indexed<($($name,)*)> for Global<T, A> {
+        impl<T: Element, A: Readable, $($name: IntoIndex),*> Indexed<($($name,)*)> for GlobalMemory<T, A> {
             type Item = Val<T::Value>;
             #[track_caller]
             fn read_at(&self, index: ($($name,)*)) -> Self::Item {
@@ -275,7 +285,7 @@ macro_rules! tuple_index {
                 load(self.memory(), flat, Type::Scalar(T::SCALAR), at)
             }
         }
-        impl<T: Element, A: Writable, V: IntoVal<T::Value>, $($name: IntoIndex),*> IndexStore<($($name,)*), V> for Global<T, A> {
+        impl<T: Element, A: Writable, V: IntoVal<T::Value>, $($name: IntoIndex),*> IndexStore<($($name,)*), V> for GlobalMemory<T, A> {
             #[track_caller]
             fn store_at(&self, index: ($($name,)*), value: V) {
                 let at = Location::caller();

@@ -9,7 +9,9 @@ mod registers;
 mod shared;
 
 pub use fragment::{Accumulator, Accumulators, HalfElement, OperandA, OperandB, RowSums, mma};
-pub use global::{Extent, Global, In, InOut, KernelParameter, Out, Readable, Writable};
+pub use global::{
+    Extent, GlobalMemory, In, InOut, KernelParameter, Out, ReadAndWrite, ReadOnly, Readable, Writable, WriteOnly,
+};
 pub use registers::{RegisterIndex, Registers};
 pub use shared::{Shared, SharedTile, TileLayout, async_commit, async_copy, async_wait};
 
@@ -21,7 +23,7 @@ use crate::value::{DeviceType, Element, Pack, Val};
 #[diagnostic::on_unimplemented(
     message = "a `{Self}` cannot be read at a `{I}`",
     label = "not readable with this index",
-    note = "supported: `In<T>` and `InOut<T>` with an index or a tuple of its shape, `Shared<T>` with an index, `SharedTile<T>` with (row, column), `Registers<T>` with an index or (index, index), and Rust arrays with a comptime index"
+    note = "supported: `In<T>` and `InOut<T>` with an index or a tuple of its shape, `Shared<T>` with an index, `SharedTile<T>` with (row, column), `Registers<T>` with an index or (index, index), and Rust arrays with a comptime index; `Out<T>` is write-only, declare the parameter as `InOut<T>` to read it"
 )]
 pub trait Indexed<I> {
     /// What is read.

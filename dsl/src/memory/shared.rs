@@ -94,7 +94,7 @@ impl<T: Element> Shared<T> {
         index.index(at)
     }
 
-    /// Reads a value of another type that starts at element `index`; see [`Global::load_as`].
+    /// Reads a value of another type that starts at element `index`; see [`GlobalMemory::load_as`].
     #[track_caller]
     pub fn load_as<V: super::Access>(self, index: impl IntoIndex) -> Val<V::Value> {
         let at = Location::caller();
@@ -341,7 +341,7 @@ impl<T: Element> FunctionArgument for SharedTile<T> {
 pub fn async_copy<T: Element, S: Element, A: super::Readable>(
     to: SharedTile<T>,
     (row, col): (impl IntoIndex, impl IntoIndex),
-    from: Global<S, A>,
+    from: GlobalMemory<S, A>,
     index: impl IntoIndex,
 ) {
     let at = Location::caller();

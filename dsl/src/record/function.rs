@@ -71,7 +71,7 @@ impl<T: DeviceType> FunctionResult for Val<T> {
 const DEEPEST: usize = 64;
 
 /// A call of a device function, from its arguments to its result. Driven by `#[device_fn]`.
-pub struct FunctionCall {
+pub struct DeviceFunction {
     name: String,
     key: String,
     doc: &'static [&'static str],
@@ -83,7 +83,7 @@ pub struct FunctionCall {
     arguments: Vec<Argument>,
 }
 
-impl FunctionCall {
+impl DeviceFunction {
     /// `settings` are the comptime arguments, `types` the type arguments.
     pub fn new(
         name: &str,
@@ -163,15 +163,13 @@ impl FunctionCall {
             let Some(mut frame) = r.frames.pop() else { return };
             frame.body.block = frame.blocks.pop().map_or_else(Vec::new, |b: OpenBlock| b.statements);
             drop_unreachable(&mut frame.body.block);
-            let same = r
-                .functions
-                .iter()
-                .filter(|f| f.name == self.name || f.name.rsplit_once("__").is_some_and(|(n, _)| n == self.name))
-                .count();
-            let name = match same {
-                0 => self.name.clone(),
-                n => format!("{}_{}", self.name, n + 1),
-            };
+            let taken = |name: &str| r.functions.iter().any(|f| f.name == name);
+            let mut name = self.name.clone();
+            let mut number = 1;
+            while taken(&name) {
+                number += 1;
+                name = format!("{}_{number}", self.name);
+            }
             let id = FunctionId(r.functions.len() as u32);
             r.functions.push(Function {
                 name,

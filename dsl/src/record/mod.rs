@@ -1,6 +1,6 @@
 //! Recording: the author's Rust function runs once, and every device operation it performs is appended here.
 //!
-//! One kernel is recorded per thread at a time. The [`Recorder`] keeps a stack of frames (the kernel, and the
+//! One kernel is recorded per thread at a time. The `Recorder` keeps a stack of frames (the kernel, and the
 //! device functions being recorded inside it), each with a stack of open blocks. Handles such as
 //! [`Val`](crate::value::Val) are small ids into the innermost frame; a frame number in each of them catches a
 //! value that leaks from one function into another.
@@ -16,9 +16,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 pub use diagnostic::{Diagnostic, Rejected};
-pub use function::{FunctionArgument, FunctionCall, FunctionResult};
+pub use function::{DeviceFunction, FunctionArgument, FunctionResult};
 pub use scope::{
-    ComptimeBranch, DeviceBranch, DeviceLoop, LoopMark, Merge, WhileCondition, WhileScope, depth, enter_loop,
+    ComptimeIf, DeviceLoop, If, LoopMark, Merge, OtherBlock, WhileCondition, WhileScope, depth, enter_loop,
     leave_function, leave_inlined, leave_loop, leave_with, logical, test_round,
 };
 
@@ -70,6 +70,8 @@ pub(crate) struct Recorder {
     pub operand_names: [Option<&'static str>; 2],
     /// A device loop has just handed out its variable.
     pub fresh_loop: bool,
+    /// The jump that leaves open blocks behind has been reported.
+    pub jump_reported: bool,
     /// Run-time shapes of memory parameters: one stride source per dimension after the first.
     pub shapes: HashMap<u32, Vec<crate::memory::Extent>>,
 }
@@ -193,6 +195,7 @@ pub(crate) fn record(def: &KernelDef, target: &Target) -> Result<Kernel, Rejecte
         diagnostics: Vec::new(),
         operand_names: [None, None],
         fresh_loop: false,
+        jump_reported: false,
         shapes: HashMap::new(),
     };
     let outer = RECORDER.replace(Some(recorder));

@@ -32,6 +32,14 @@ impl Recorder {
         }
     }
 
+    /// Closes a block that Rust has jumped out of; true when that has been reported. What it computed stays
+    /// known, so that one mistake does not cause others.
+    fn abandon(&mut self) -> bool {
+        let block = self.close();
+        self.append(block);
+        self.jump_reported
+    }
+
     /// Only arithmetic: may be evaluated where its result is not needed.
     fn is_speculable(&mut self, block: &Block) -> bool {
         let frame = self.frame();
@@ -54,9 +62,9 @@ impl Recorder {
 }
 
 /// An `if` whose condition is known while recording.
-pub struct ComptimeBranch(pub bool);
+pub struct ComptimeIf(pub bool);
 
-impl ComptimeBranch {
+impl ComptimeIf {
     /// Whether the first block is recorded.
     pub fn then(&mut self) -> bool {
         self.0
@@ -75,17 +83,18 @@ impl ComptimeBranch {
 }
 
 /// An `if` on a device value: both blocks are recorded.
-pub struct DeviceBranch {
+pub struct If {
     condition: Val<bool>,
     at: Location,
     then: Block,
     stage: u8,
 }
 
-impl DeviceBranch {
+impl If {
     /// Starts an `if` at the author's line.
     pub fn open(condition: Val<bool>, at: Location) -> Self {
         let condition = condition.settled(at);
+        with(|r| r.jump_reported = false);
         Self {
             condition,
             at,
@@ -107,7 +116,7 @@ impl DeviceBranch {
         true
     }
     /// Closes the second block; the value of the whole expression.
-    pub fn close<T: Merge>(mut self, then: Option<T>, otherwise: Option<T>) -> T {
+    pub fn close<T: Merge<O>, O>(mut self, then: Option<T>, otherwise: Option<O>) -> T {
         let other = with(Recorder::close);
         self.stage = 3;
         let first = std::mem::take(&mut self.then);
@@ -118,13 +127,13 @@ impl DeviceBranch {
     }
 }
 
-impl Drop for DeviceBranch {
+impl Drop for If {
     fn drop(&mut self) {
         // a Rust-level jump left the blocks open
         if self.stage == 1 || self.stage == 2 {
-            with(|r| {
-                r.close();
-            });
+            if with(Recorder::abandon) {
+                return;
+            }
             error(
                 self.at,
                 "this `if` on a device value is left by a Rust jump",
@@ -137,13 +146,13 @@ impl Drop for DeviceBranch {
 
 /// What the two blocks of an `if` on a device value may yield: nothing, or device values of one type.
 #[diagnostic::on_unimplemented(
-    message = "an `if` on a device value cannot yield a `{Self}`",
-    label = "both blocks are recorded, so their results must be device values or nothing",
-    note = "supported: `()`, `Val<T>`, and tuples of `Val<T>`; make the condition comptime, or assign to a `let mut` in both blocks"
+    message = "an `if` on a device value cannot yield a `{Self}` in one block and a `{Other}` in the other",
+    label = "both blocks are recorded, so their results must be device values of one type, or nothing",
+    note = "supported: nothing or a `Val<T>` of the same type in both; convert with `.to::<…>()`, make the condition comptime, or assign to a `let mut` in both blocks"
 )]
-pub trait Merge: Sized {
+pub trait Merge<Other = Self>: Sized {
     /// Joins the results of both blocks behind the condition.
-    fn merge(condition: Val<bool>, then: (Block, Self), otherwise: (Block, Self), at: Location) -> Self;
+    fn merge(condition: Val<bool>, then: (Block, Self), otherwise: (Block, Other), at: Location) -> Self;
 }
 
 fn push_if(condition: ValueId, then: Block, otherwise: Block, at: Location) {
@@ -165,10 +174,26 @@ impl Merge for () {
     }
 }
 
-impl<T: DeviceType> Merge for Val<T> {
-    fn merge(condition: Val<bool>, then: (Block, Self), otherwise: (Block, Self), at: Location) -> Self {
+/// The value of the second block.
+#[diagnostic::on_unimplemented(
+    message = "an `if` on a device value yields a `Val<{T}>` in one block and a `{Self}` in the other",
+    label = "both blocks are recorded, so their results must be device values of one type",
+    note = "supported: nothing, or a `Val<T>` of the same type in both; convert with `.to::<{T}>()`"
+)]
+pub trait OtherBlock<T> {
+    /// The value.
+    fn value(self) -> Val<T>;
+}
+impl<T: DeviceType> OtherBlock<T> for Val<T> {
+    fn value(self) -> Val<T> {
+        self
+    }
+}
+
+impl<T: DeviceType, O: OtherBlock<T>> Merge<O> for Val<T> {
+    fn merge(condition: Val<bool>, then: (Block, Self), otherwise: (Block, O), at: Location) -> Self {
         let (mut then_block, a) = then;
-        let (mut else_block, b) = otherwise;
+        let (mut else_block, b) = (otherwise.0, otherwise.1.value());
         let simple = with(|r| r.is_speculable(&then_block) && r.is_speculable(&else_block));
         if simple {
             with(|r| {
@@ -290,6 +315,7 @@ impl<T: Numeric> Iterator for DeviceLoop<T> {
         with(|r| {
             r.open();
             r.fresh_loop = true;
+            r.jump_reported = false;
         });
         Some(Val::place(self.variable))
     }
@@ -298,9 +324,9 @@ impl<T: Numeric> Iterator for DeviceLoop<T> {
 impl<T: DeviceType> Drop for DeviceLoop<T> {
     fn drop(&mut self) {
         if self.stage == 1 {
-            with(|r| {
-                r.close();
-            });
+            if with(Recorder::abandon) {
+                return;
+            }
             error(
                 self.at,
                 "this loop over device values is left by a Rust jump",
@@ -390,6 +416,7 @@ pub fn leave_with<T: DeviceType>(value: &Val<T>, at: Location) -> bool {
 /// `return` in a function whose text is expanded into its caller: only Rust itself can return.
 pub fn leave_inlined(depth_at_entry: usize, at: Location) {
     let depth = with(|r| r.frame().blocks.len());
+    with(|r| r.jump_reported = depth != depth_at_entry);
     if depth != depth_at_entry {
         error(
             at,
@@ -473,16 +500,4 @@ pub enum WhileCondition {
     Comptime(bool),
     /// A device value.
     Device(Val<bool>),
-}
-
-impl From<bool> for WhileCondition {
-    fn from(value: bool) -> Self {
-        Self::Comptime(value)
-    }
-}
-
-impl From<Val<bool>> for WhileCondition {
-    fn from(value: Val<bool>) -> Self {
-        Self::Device(value)
-    }
 }

@@ -10,9 +10,36 @@ fn binary<T: DeviceType>(op: BinaryOp, a: Val<T>, b: Val<T>, at: Location) -> Va
     Val::record(Op::Binary(op, a, b), at)
 }
 
+// The right side carries the bound on the left side's type: otherwise rustc would only say that there is no operator.
+macro_rules! right_sides {
+    ($($(#[$doc:meta])* $name:ident, $bound:ident, $into:ty, $message:literal, $note:literal;)*) => {$(
+        $(#[$doc])*
+        #[diagnostic::on_unimplemented(message = $message, label = "not supported on these types", note = $note)]
+        pub trait $name<T>: IntoVal<$into> where T: DeviceType {}
+        impl<T: $bound, R: IntoVal<$into>> $name<T> for R {}
+    )*};
+}
+right_sides! {
+    /// Right side of `%`.
+    RemainderOperand, Integer, T,
+        "there is no remainder of a `{T}` by this",
+        "supported: i32, u32 and u64 with a value or number of the same type; for floats write `x - (x / y).floor() * y`";
+    /// Right side of `&`, `|` and `^`.
+    BitOperand, Bits, T,
+        "there is no bit operation of a `{T}` with this",
+        "supported: i32, u32, u64 and bool with a value or number of the same type; reinterpret floats with `.bitcast::<u32>()`";
+    /// Right side of `<<` and `>>`.
+    ShiftAmount, Integer, u32,
+        "a `{T}` cannot be shifted by this",
+        "supported: i32, u32 and u64 by a `Val<u32>` or a number; reinterpret floats with `.bitcast::<u32>()`";
+}
+
 macro_rules! operator {
     ($trait:ident, $method:ident, $assign_trait:ident, $assign_method:ident, $bound:ident, $op:ident, [$($left:ty => $right:ty),*]) => {
-        impl<T: $bound, R: IntoVal<T>> ops::$trait<R> for Val<T> {
+        operator!($trait, $method, $assign_trait, $assign_method, $bound, IntoVal, $op, [$($left => $right),*]);
+    };
+    ($trait:ident, $method:ident, $assign_trait:ident, $assign_method:ident, $bound:ident, $operand:ident, $op:ident, [$($left:ty => $right:ty),*]) => {
+        impl<T: $bound, R: $operand<T>> ops::$trait<R> for Val<T> {
             type Output = Val<T>;
             #[track_caller]
             fn $method(self, right: R) -> Val<T> {
@@ -21,7 +48,7 @@ macro_rules! operator {
                 binary(BinaryOp::$op, left, right.into_val(1, at), at)
             }
         }
-        impl<T: $bound, R: IntoVal<T>> ops::$assign_trait<R> for Val<T> {
+        impl<T: $bound, R: $operand<T>> ops::$assign_trait<R> for Val<T> {
             #[track_caller]
             fn $assign_method(&mut self, right: R) {
                 let at = Location::caller();
@@ -47,11 +74,11 @@ operator!(Add, add, AddAssign, add_assign, Arithmetic, Add, [f32 => f32, i32 => 
 operator!(Sub, sub, SubAssign, sub_assign, Arithmetic, Sub, [f32 => f32, i32 => i32, i32 => u32, u32 => u32, usize => u32, usize => i32]);
 operator!(Mul, mul, MulAssign, mul_assign, Arithmetic, Mul, [f32 => f32, i32 => i32, i32 => u32, u32 => u32, usize => u32, usize => i32]);
 operator!(Div, div, DivAssign, div_assign, Numeric, Div, [f32 => f32, i32 => i32, i32 => u32, u32 => u32, usize => u32, usize => i32]);
-operator!(Rem, rem, RemAssign, rem_assign, Integer, Rem, [i32 => i32, i32 => u32, u32 => u32, usize => u32, usize => i32]);
+operator!(Rem, rem, RemAssign, rem_assign, DeviceType, RemainderOperand, Rem, [i32 => i32, i32 => u32, u32 => u32, usize => u32, usize => i32]);
 
 macro_rules! bit_operator {
     ($trait:ident, $method:ident, $assign_trait:ident, $assign_method:ident, $op:ident) => {
-        impl<T: Bits, R: IntoVal<T>> ops::$trait<R> for Val<T> {
+        impl<T: DeviceType, R: BitOperand<T>> ops::$trait<R> for Val<T> {
             type Output = Val<T>;
             #[track_caller]
             fn $method(self, right: R) -> Val<T> {
@@ -60,7 +87,7 @@ macro_rules! bit_operator {
                 binary(BinaryOp::$op, left, right.into_val(1, at), at)
             }
         }
-        impl<T: Bits, R: IntoVal<T>> ops::$assign_trait<R> for Val<T> {
+        impl<T: DeviceType, R: BitOperand<T>> ops::$assign_trait<R> for Val<T> {
             #[track_caller]
             fn $assign_method(&mut self, right: R) {
                 let at = Location::caller();
@@ -89,7 +116,7 @@ bit_operator!(BitXor, bitxor, BitXorAssign, bitxor_assign, Xor);
 
 macro_rules! shift {
     ($trait:ident, $method:ident, $op:ident) => {
-        impl<T: Integer, R: IntoVal<u32>> ops::$trait<R> for Val<T> {
+        impl<T: DeviceType, R: ShiftAmount<T>> ops::$trait<R> for Val<T> {
             type Output = Val<T>;
             #[track_caller]
             fn $method(self, amount: R) -> Val<T> {
