@@ -3,9 +3,13 @@
 //! `cuda` and `hip` compile generated text just in time, `host` executes the IR itself. Vendor libraries are
 //! opened at run time: one binary for every machine. The runtime knows nothing of any model.
 
-// pub mod compiler;  // NVRTC, hipRTC, the disk cache
-// pub mod cuda;
+pub mod compiler;
+pub mod cuda;
 pub mod device;
 pub mod error;
-// pub mod hip;
+pub mod hip;
+mod launch;
+mod library;
+pub mod probe;
+mod retire;
 // pub mod host;

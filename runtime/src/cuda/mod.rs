@@ -1,0 +1,7 @@
+//! NVIDIA GPUs: the CUDA driver through `cudarc`, opened at run time, and NVRTC.
+
+mod device;
+pub(crate) mod driver;
+pub(crate) mod target;
+
+pub use device::CudaDevice;
