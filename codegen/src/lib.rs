@@ -67,3 +67,30 @@ pub fn generate(kernel: &Kernel) -> Result<Generated, CodegenError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::front::language::Language;
+
+    #[test]
+    fn helpers_stand_behind_what_they_need() {
+        for language in [&crate::cuda::Cuda as &dyn Language, &crate::hip::Hip] {
+            let helpers = language.helpers();
+            for (position, helper) in helpers.iter().enumerate() {
+                for need in helper.needs {
+                    assert!(
+                        helpers[..position].iter().any(|h| h.key == *need),
+                        "{}: {need}",
+                        helper.key
+                    );
+                }
+                assert!(helper.text.contains(helper.name), "{}", helper.key);
+                assert!(
+                    !helpers[..position].iter().any(|h| h.key == helper.key),
+                    "{} twice",
+                    helper.key
+                );
+            }
+        }
+    }
+}

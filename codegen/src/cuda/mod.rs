@@ -51,7 +51,14 @@ impl Language for Cuda {
     fn unary(&self, op: UnaryOp, ty: Type, a: &Expr, _: &mut Needs) -> Option<Expr> {
         writer::unary(op, ty, a)
     }
-    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+    fn binary(
+        &self,
+        op: BinaryOp,
+        ty: Type,
+        a: &Expr,
+        b: &Expr,
+        needs: &mut Needs,
+    ) -> Spelled<Option<Expr>> {
         writer::binary(op, ty, a, b, needs)
     }
     fn math(&self, function: MathFn, ty: Type, operands: &[Expr], _: &mut Needs) -> Spelled<Expr> {
@@ -93,6 +100,6 @@ impl Language for Cuda {
         intrinsics::sync(what, async_copy, needs)
     }
     fn dynamic_shared(&self) -> &'static str {
-        "extern __shared__ __align__(16) unsigned char"
+        "alignas(16) extern __shared__ unsigned char"
     }
 }

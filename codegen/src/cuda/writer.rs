@@ -153,7 +153,13 @@ pub(super) fn unary(op: UnaryOp, ty: Type, a: &Expr) -> Option<Expr> {
     }
 }
 
-pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+pub(super) fn binary(
+    op: BinaryOp,
+    ty: Type,
+    a: &Expr,
+    b: &Expr,
+    needs: &mut Needs,
+) -> Spelled<Option<Expr>> {
     let function = match (op, ty) {
         (BinaryOp::Add | BinaryOp::AddUnfused, HALF) => "__hadd_rn",
         (BinaryOp::Sub | BinaryOp::SubUnfused, HALF) => "__hsub_rn",
@@ -180,7 +186,11 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         (BinaryOp::Rem, FLOAT) => "fmodf",
         (BinaryOp::Min, Type::Scalar(_)) => "min",
         (BinaryOp::Max, Type::Scalar(_)) => "max",
-        (_, HALF | HALF2) => return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max")),
+        (_, HALF | HALF2) => {
+            return Err(format!(
+                "{op:?} of {ty} values; they have +, -, *, /, min and max"
+            ));
+        }
         _ => return Ok(None),
     };
     Ok(Some(call(function, &[a, b])))
@@ -204,7 +214,11 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr]) -> Spelled<Exp
             MathFn::Round => "rintf",
             MathFn::Floor => "floorf",
         },
-        _ => return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)")),
+        _ => {
+            return Err(format!(
+                "{function:?} of {ty}; it exists for f32 (convert first)"
+            ));
+        }
     };
     Ok(Expr::call(name, operands))
 }

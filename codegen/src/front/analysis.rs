@@ -5,9 +5,10 @@
 //! every point says what it changes. A value *lands* at the point whose statement contains its text.
 
 use tilekiln_dsl::ir::{
-    Access, Block, Body, FunctionId, FunctionParameterKind, Kernel, Memory, Op, ParameterKind, RegistersId, StmtKind,
-    ValueId, VariableId,
+    Block, Body, FunctionId, Memory, Op, RegistersId, StmtKind, ValueId, VariableId,
 };
+
+use super::effects::{CallEffect, Owner};
 
 /// What the printing of a body is based on.
 pub(crate) struct Analysis {
@@ -17,95 +18,14 @@ pub(crate) struct Analysis {
     pub inline: Vec<bool>,
     /// Something printed uses the value.
     pub used: Vec<bool>,
-    /// All uses are as an index of memory.
-    pub index_only: Vec<bool>,
+    /// The memories the value is an index of, if it is nothing else.
+    pub index_of: Vec<Vec<Memory>>,
     /// Somebody reads the variable.
     pub variable_read: Vec<bool>,
     /// Somebody reads the register array.
     pub registers_read: Vec<bool>,
     /// The shared array is accessed.
     pub shared_used: Vec<bool>,
-}
-
-/// What calling a function does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum CallEffect {
-    /// Depends on its arguments only.
-    Pure,
-    /// Reads memory.
-    Reads,
-    /// Writes memory, synchronizes or needs all lanes.
-    Full,
-}
-
-/// The memories of a kernel or function, as far as aliasing goes.
-#[derive(Clone, Copy)]
-pub(crate) enum Owner<'k> {
-    Kernel(&'k Kernel),
-    Function(&'k Kernel, FunctionId),
-}
-
-impl Owner<'_> {
-    /// Whether a store to `written` can change what `read` gives.
-    fn may_alias(self, read: Memory, written: Memory) -> bool {
-        if read == written {
-            return true;
-        }
-        let (Self::Function(kernel, function), Memory::Parameter(a), Memory::Parameter(b)) = (self, read, written)
-        else {
-            return false;
-        };
-        let is_shared = |index: u32| {
-            kernel
-                .functions
-                .get(function.index())
-                .and_then(|f| f.parameters.get(index as usize))
-                .is_some_and(|p| matches!(p.kind, FunctionParameterKind::Shared(_)))
-        };
-        is_shared(a) == is_shared(b)
-    }
-}
-
-/// Effects of all functions of a kernel, callees first.
-pub(crate) fn call_effects(kernel: &Kernel) -> Vec<CallEffect> {
-    let mut effects = Vec::new();
-    for function in &kernel.functions {
-        let effect = block_effect(&function.body, &function.body.block, &effects);
-        effects.push(effect);
-    }
-    effects
-}
-
-fn block_effect(body: &Body, block: &Block, known: &[CallEffect]) -> CallEffect {
-    let of_call = |id: &FunctionId| known.get(id.index()).copied().unwrap_or(CallEffect::Full);
-    let mut effect = CallEffect::Pure;
-    for stmt in block {
-        let own = match &stmt.kind {
-            StmtKind::Eval(value) => match &body.value(*value).op {
-                Op::Load(_) => CallEffect::Reads,
-                Op::Shuffle { .. } | Op::WarpReduce { .. } | Op::Ballot(_) => CallEffect::Full,
-                Op::Call { function, .. } => of_call(function),
-                _ => CallEffect::Pure,
-            },
-            StmtKind::Store { .. }
-            | StmtKind::Barrier
-            | StmtKind::WarpBarrier
-            | StmtKind::AsyncCopy { .. }
-            | StmtKind::AsyncCommit
-            | StmtKind::AsyncWait { .. }
-            | StmtKind::TriggerDependents
-            | StmtKind::WaitForPrerequisites
-            | StmtKind::LoadMatrix { .. }
-            | StmtKind::Mma { .. } => CallEffect::Full,
-            StmtKind::Call { function, .. } => of_call(function),
-            _ => CallEffect::Pure,
-        };
-        effect = effect.max(own);
-        for inner in stmt.kind.blocks() {
-            effect = effect.max(block_effect(body, inner, known));
-        }
-    }
-    effect
 }
 
 /// What a point changes.
@@ -198,16 +118,8 @@ pub(crate) fn analyse(body: &Body, owner: Owner<'_>, effects: &[CallEffect]) -> 
     }
     flow.flatten(&body.block, &mut Vec::new());
     let inline = flow.decide();
-    let index_only = (0..count)
-        .map(|value| {
-            !flow.uses[value].is_empty()
-                && flow.uses[value].iter().all(|u| match u {
-                    Use::Operand { user, .. } => {
-                        matches!(&body.value(*user).op, Op::Load(place) if place.index.index() == value)
-                    }
-                    Use::Statement(landing) => flow.is_index_at(landing.point, value),
-                })
-        })
+    let index_of = (0..count)
+        .map(|value| flow.indexed_memories(value).unwrap_or_default())
         .collect();
     let mut shared_used = vec![false; body.shared.len()];
     mark_shared(body, &body.block, &flow.live, &mut shared_used);
@@ -215,7 +127,7 @@ pub(crate) fn analyse(body: &Body, owner: Owner<'_>, effects: &[CallEffect]) -> 
         used: flow.uses.iter().map(|uses| !uses.is_empty()).collect(),
         live: flow.live,
         inline,
-        index_only,
+        index_of,
         variable_read: flow.variable_read,
         registers_read: flow.registers_read,
         shared_used,
@@ -236,7 +148,9 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
         match &stmt.kind {
             StmtKind::Eval(value) if live[value.index()] => match &body.value(*value).op {
                 Op::Load(place) => mark(&place.memory),
-                Op::Call { arguments: list, .. } => arguments = list,
+                Op::Call {
+                    arguments: list, ..
+                } => arguments = list,
                 _ => {}
             },
             StmtKind::Store { place, .. } => mark(&place.memory),
@@ -245,7 +159,9 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
                 mark(&from.memory);
             }
             StmtKind::LoadMatrix { from, .. } => mark(&from.memory),
-            StmtKind::Call { arguments: list, .. } => arguments = list,
+            StmtKind::Call {
+                arguments: list, ..
+            } => arguments = list,
             _ => {}
         }
         for argument in arguments {
@@ -263,7 +179,10 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
 
 impl Flow<'_> {
     fn call_effect(&self, function: FunctionId) -> CallEffect {
-        self.effects.get(function.index()).copied().unwrap_or(CallEffect::Full)
+        self.effects
+            .get(function.index())
+            .copied()
+            .unwrap_or(CallEffect::Full)
     }
 
     fn mark_value(&mut self, id: ValueId) {
@@ -303,9 +222,13 @@ impl Flow<'_> {
                 StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
                     self.variable_read[variable.index()]
                 }
-                StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
+                StmtKind::WriteRegister { target, .. } => {
+                    self.registers_read[target.registers.index()]
+                }
                 StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
-                StmtKind::Mma { accumulator, a, b, .. } => {
+                StmtKind::Mma {
+                    accumulator, a, b, ..
+                } => {
                     let needed = self.registers_read[accumulator.registers.index()];
                     if needed {
                         for operand in [a, b] {
@@ -333,24 +256,34 @@ impl Flow<'_> {
         any
     }
 
-    fn is_index_at(&self, point: usize, value: usize) -> bool {
-        fn search(block: &Block, next: &mut usize, point: usize, value: usize) -> Option<bool> {
+    /// The memories a value is an index of; `None` if it is used in another way as well.
+    fn indexed_memories(&self, value: usize) -> Option<Vec<Memory>> {
+        let mut memories = Vec::new();
+        for used in &self.uses[value] {
+            memories.push(match used {
+                Use::Operand { user, .. } => match &self.body.value(*user).op {
+                    Op::Load(place) => place.memory,
+                    _ => return None,
+                },
+                Use::Statement(landing) => self.indexed_at(landing.point, value)?,
+            });
+        }
+        Some(memories)
+    }
+
+    /// Which memory the statement at a point accesses at this value.
+    fn indexed_at(&self, point: usize, value: usize) -> Option<Memory> {
+        fn search<'b>(block: &'b Block, next: &mut usize, point: usize) -> Option<&'b StmtKind> {
             for stmt in block {
-                let here = *next;
-                *next += 1;
-                if here == point {
-                    return Some(match &stmt.kind {
-                        StmtKind::Store { place, value: stored } => {
-                            place.index.index() == value && stored.index() != value
-                        }
-                        StmtKind::AsyncCopy { .. } | StmtKind::LoadMatrix { .. } => true,
-                        _ => false,
-                    });
+                if *next == point {
+                    return Some(&stmt.kind);
                 }
+                *next += 1;
                 for (number, inner) in stmt.kind.blocks().into_iter().enumerate() {
-                    if let Some(found) = search(inner, next, point, value) {
+                    if let Some(found) = search(inner, next, point) {
                         return Some(found);
                     }
+                    // The check of a `while` is a point of its own.
                     if matches!(stmt.kind, StmtKind::While { .. }) && number == 0 {
                         *next += 1;
                     }
@@ -358,7 +291,19 @@ impl Flow<'_> {
             }
             None
         }
-        search(&self.body.block, &mut 0, point, value).unwrap_or(false)
+        match search(&self.body.block, &mut 0, point)? {
+            StmtKind::Store {
+                place,
+                value: stored,
+            } if stored.index() != value => Some(place.memory),
+            StmtKind::AsyncCopy { to, from } => Some(if to.index.index() == value {
+                to.memory
+            } else {
+                from.memory
+            }),
+            StmtKind::LoadMatrix { from, .. } => Some(from.memory),
+            _ => None,
+        }
     }
 
     fn flatten(&mut self, block: &Block, loops: &mut Vec<usize>) {
@@ -383,12 +328,16 @@ impl Flow<'_> {
                     }
                 }
                 StmtKind::Assign { variable, .. } => change = Change::Variable(*variable),
-                StmtKind::WriteRegister { target, .. } => change = Change::Registers(target.registers),
+                StmtKind::WriteRegister { target, .. } => {
+                    change = Change::Registers(target.registers)
+                }
                 StmtKind::LoadMatrix { to, .. } => {
                     change = Change::Registers(to.registers);
                     loads = true;
                 }
-                StmtKind::Mma { accumulator, .. } => change = Change::Registers(accumulator.registers),
+                StmtKind::Mma { accumulator, .. } => {
+                    change = Change::Registers(accumulator.registers)
+                }
                 StmtKind::Store { place, .. } => change = Change::Memory(place.memory),
                 StmtKind::AsyncCopy { to, .. } => {
                     change = Change::Memory(to.memory);
@@ -400,10 +349,10 @@ impl Flow<'_> {
                 | StmtKind::AsyncWait { .. }
                 | StmtKind::TriggerDependents
                 | StmtKind::WaitForPrerequisites => change = Change::Fence,
-                StmtKind::Call { function, .. } => {
-                    if self.call_effect(*function) != CallEffect::Pure {
-                        change = Change::Call;
-                    }
+                StmtKind::Call { function, .. }
+                    if self.call_effect(*function) != CallEffect::Pure =>
+                {
+                    change = Change::Call;
                 }
                 StmtKind::Break | StmtKind::Continue | StmtKind::Return(_) => change = Change::Flow,
                 _ => {}
@@ -427,7 +376,9 @@ impl Flow<'_> {
                         self.note_operands(*value);
                     }
                 }
-                StmtKind::For { start, end, step, .. } => {
+                StmtKind::For {
+                    start, end, step, ..
+                } => {
                     self.note(*start, at(point, false));
                     self.note(*end, at(point, true));
                     self.note(*step, at(point, true));
@@ -450,7 +401,11 @@ impl Flow<'_> {
                     self.loop_end[this] = self.points.len();
                     loops.pop();
                 }
-                StmtKind::While { test, condition, body } => {
+                StmtKind::While {
+                    test,
+                    condition,
+                    body,
+                } => {
                     let this = self.loop_end.len();
                     loops.push(this);
                     self.loop_end.push(0);
@@ -502,7 +457,9 @@ impl Flow<'_> {
             let lazy = match &value.op {
                 Op::Select { .. } => position > 0,
                 Op::Binary(..) => {
-                    position > 0 && value.ty == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
+                    position > 0
+                        && value.ty
+                            == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
                 }
                 _ => false,
             };
@@ -535,7 +492,10 @@ impl Flow<'_> {
                 Change::Memory(written) => self.owner.may_alias(memory, written),
                 _ => false,
             },
-            Reads::AnyMemory => matches!(point.change, Change::Fence | Change::Call | Change::Memory(_)),
+            Reads::AnyMemory => matches!(
+                point.change,
+                Change::Fence | Change::Call | Change::Memory(_)
+            ),
             Reads::Lanes => matches!(point.change, Change::Fence | Change::Call | Change::Flow),
             Reads::Everything => {
                 point.loads
@@ -598,7 +558,9 @@ impl Flow<'_> {
             return false;
         }
         let reads = self.reads(&value.op);
-        lands.iter().all(|landing| self.may_land(from, landing, reads, leaf))
+        lands
+            .iter()
+            .all(|landing| self.may_land(from, landing, reads, leaf))
     }
 
     fn may_land(&self, from: usize, landing: &Landing, reads: Reads, leaf: bool) -> bool {
@@ -607,7 +569,11 @@ impl Flow<'_> {
             return false;
         }
         let (start, target) = (&self.points[from], &self.points[to]);
-        let crossed = target.loops.iter().find(|l| !start.loops.contains(l)).copied();
+        let crossed = target
+            .loops
+            .iter()
+            .find(|l| !start.loops.contains(l))
+            .copied();
         let mut end = to;
         if let Some(outermost) = crossed {
             if !leaf {
@@ -637,18 +603,23 @@ impl Flow<'_> {
     fn is_leaf(&self, index: usize) -> bool {
         match &self.body.values[index].op {
             Op::ReadVariable(_) => true,
-            Op::ReadRegister(reference) => reference.index.iter().all(|i| self.is_simple(i.index())),
+            Op::ReadRegister(reference) => {
+                reference.index.iter().all(|i| self.is_simple(i.index()))
+            }
             Op::Component(vector, _) => {
                 let v = vector.index();
                 self.body.values[v].name.is_some() || (self.uses[v].len() > 1 && !self.is_simple(v))
             }
-            Op::AssumeUniform(inner) => self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some(),
+            Op::AssumeUniform(inner) => {
+                self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some()
+            }
             _ => false,
         }
     }
 
     fn is_simple(&self, index: usize) -> bool {
-        always_inline(&self.body.values[index].op) || matches!(self.body.values[index].op, Op::ReadVariable(_))
+        always_inline(&self.body.values[index].op)
+            || matches!(self.body.values[index].op, Op::ReadVariable(_))
     }
 
     /// A name that only repeats what it is bound to (`let cols = cols;`).
@@ -658,12 +629,14 @@ impl Flow<'_> {
             return false;
         };
         match (&value.op, self.owner) {
-            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => {
-                kernel.constants.get(id.index()).is_some_and(|c| c.name == name)
-            }
-            (Op::Parameter(p), Owner::Kernel(kernel)) => {
-                kernel.parameters.get(*p as usize).is_some_and(|x| x.name == name)
-            }
+            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => kernel
+                .constants
+                .get(id.index())
+                .is_some_and(|c| c.name == name),
+            (Op::Parameter(p), Owner::Kernel(kernel)) => kernel
+                .parameters
+                .get(*p as usize)
+                .is_some_and(|x| x.name == name),
             (Op::Parameter(p), Owner::Function(kernel, f)) => kernel
                 .functions
                 .get(f.index())
@@ -676,16 +649,8 @@ impl Flow<'_> {
 
 /// Values that read nothing that changes and cost nothing to repeat.
 fn always_inline(op: &Op) -> bool {
-    matches!(op, Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_))
-}
-
-/// Whether a memory parameter of a kernel is only read.
-pub(crate) fn is_read_only(kind: &ParameterKind) -> bool {
     matches!(
-        kind,
-        ParameterKind::Memory {
-            access: Access::Read,
-            ..
-        }
+        op,
+        Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_)
     )
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use tilekiln_dsl::ir::{Body, Kernel, Location, Memory, Scalar, Type, ValueId};
 use tilekiln_dsl::ir::{FunctionParameterKind, ParameterKind};
 
-use super::analysis::{Analysis, Owner, analyse};
+use super::analysis::{Analysis, analyse};
+use super::effects::Owner;
 use super::language::{Language, Needs, Spelled};
 use super::names::Names;
 use super::output::Output;
@@ -17,7 +18,7 @@ pub(crate) struct File<'k> {
     pub language: &'k dyn Language,
     pub names: Names,
     pub needs: Needs,
-    pub effects: Vec<super::analysis::CallEffect>,
+    pub effects: Vec<super::effects::CallEffect>,
     pub constant_names: Vec<String>,
     pub function_names: Vec<String>,
     /// All tables of all bodies; equal ones are merged.
@@ -61,7 +62,10 @@ impl<'f, 'k> Printer<'f, 'k> {
                 .map(|p| p.name.as_str())
                 .collect(),
         };
-        let parameters = wanted.into_iter().map(|name| file.names.declare(name)).collect();
+        let parameters = wanted
+            .into_iter()
+            .map(|name| file.names.declare(name))
+            .collect();
         Self {
             file,
             body,
@@ -92,7 +96,10 @@ impl<'f, 'k> Printer<'f, 'k> {
         match ty {
             Type::Scalar(scalar) => Ok(self.file.language.scalar(scalar, &mut self.file.needs)),
             Type::Vector(scalar, lanes) => {
-                let piece = self.file.language.vector(scalar, lanes, &mut self.file.needs);
+                let piece = self
+                    .file
+                    .language
+                    .vector(scalar, lanes, &mut self.file.needs);
                 self.spelled(at, piece)
             }
         }
@@ -106,7 +113,12 @@ impl<'f, 'k> Printer<'f, 'k> {
         };
         match memory {
             Memory::Shared(id) => {
-                let name = self.shared.get(id.index()).cloned().flatten().ok_or_else(missing)?;
+                let name = self
+                    .shared
+                    .get(id.index())
+                    .cloned()
+                    .flatten()
+                    .ok_or_else(missing)?;
                 Ok((name, self.body.shared[id.index()].element))
             }
             Memory::Parameter(index) => {
@@ -116,16 +128,18 @@ impl<'f, 'k> Printer<'f, 'k> {
                         Some(ParameterKind::Memory { element, .. }) => *element,
                         _ => return Err(missing()),
                     },
-                    Owner::Function(kernel, id) => {
-                        match kernel.functions[id.index()].parameters.get(index).map(|p| p.kind) {
-                            Some(
-                                FunctionParameterKind::GlobalRead(element)
-                                | FunctionParameterKind::GlobalWrite(element)
-                                | FunctionParameterKind::Shared(element),
-                            ) => element,
-                            _ => return Err(missing()),
-                        }
-                    }
+                    Owner::Function(kernel, id) => match kernel.functions[id.index()]
+                        .parameters
+                        .get(index)
+                        .map(|p| p.kind)
+                    {
+                        Some(
+                            FunctionParameterKind::GlobalRead(element)
+                            | FunctionParameterKind::GlobalWrite(element)
+                            | FunctionParameterKind::Shared(element),
+                        ) => element,
+                        _ => return Err(missing()),
+                    },
                 };
                 Ok((self.parameters[index].clone(), element))
             }

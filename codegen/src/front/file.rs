@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use tilekiln_dsl::ir::{FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar};
+use tilekiln_dsl::ir::{
+    FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar,
+};
 
-use super::analysis::{Owner, call_effects, is_read_only};
 use super::body::{File, FileTable, Printer};
+use super::effects::{Owner, call_effects, is_read_only};
 use super::language::{Language, Needs, float_text};
 use super::names::Names;
 use super::output::{Output, comment_text};
@@ -15,16 +17,37 @@ use crate::{CodegenError, Generated};
 /// Writes the file of a kernel.
 pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generated, CodegenError> {
     let mut file = open_file(kernel, language);
+    if file.names.is_reserved(&kernel.symbol) {
+        return Err(CodegenError {
+            message: format!(
+                "a kernel called `{0}`: generated {1} files need that word; `{0}_kernel` is free",
+                kernel.symbol,
+                language.extension()
+            ),
+            at: kernel.at,
+        });
+    }
 
     // Callers first: what they call and need is then known.
     let mut kernel_lines = Output::default();
     let mut function_lines = Vec::new();
-    let dry = plan(kernel, &file.effects, &(0..kernel.functions.len()).collect::<Vec<_>>());
+    let dry = plan(
+        kernel,
+        &file.effects,
+        &(0..kernel.functions.len()).collect::<Vec<_>>(),
+    );
     let own_dynamic = dry.as_ref().is_ok_and(|plan| plan.dynamic > 0);
-    let mut shared = SharedPlan { total: 0, dynamic: 0 };
+    let mut shared = SharedPlan {
+        total: 0,
+        dynamic: 0,
+    };
     for round in 0..2 {
         // The second round knows which functions are called, hence how much shared memory there is.
-        let dynamic = if round == 0 { own_dynamic } else { shared.dynamic > 0 };
+        let dynamic = if round == 0 {
+            own_dynamic
+        } else {
+            shared.dynamic > 0
+        };
         kernel_lines = write_kernel(&mut file, dynamic)?;
         function_lines.clear();
         for index in (0..kernel.functions.len()).rev() {
@@ -48,6 +71,19 @@ pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generate
     } else {
         write_helpers(kernel, language, &mut file.needs)
     };
+
+    let known = |key: &&&str| language.helpers().iter().any(|helper| helper.key == **key);
+    if let Some(missing) = file.needs.helpers.iter().find(|key| !known(key)) {
+        return Err(CodegenError {
+            message: format!(
+                "{} asks for `{missing}`, which .{} files cannot express; correct the entry of {} in the table of targets",
+                kernel.family,
+                language.extension(),
+                kernel.target.name
+            ),
+            at: kernel.at,
+        });
+    }
 
     let mut out = Output::default();
     write_header(&mut out, kernel, shared);
@@ -85,10 +121,22 @@ fn open_file<'k>(kernel: &'k Kernel, language: &'k dyn Language) -> File<'k> {
     let helpers = language.helpers().iter().map(|helper| helper.name);
     let mut names = Names::new(language.keywords().iter().copied().chain(helpers));
     names.take(&kernel.symbol);
-    let constant_names = kernel.constants.iter().map(|c| names.declare(&c.name)).collect();
-    let function_names = kernel.functions.iter().map(|f| names.declare(&f.name)).collect();
+    let constant_names = kernel
+        .constants
+        .iter()
+        .map(|c| names.declare(&c.name))
+        .collect();
+    let function_names = kernel
+        .functions
+        .iter()
+        .map(|f| names.declare(&f.name))
+        .collect();
     let mut tables: Vec<FileTable<'_>> = Vec::new();
-    let bodies = kernel.functions.iter().map(|f| &f.body).chain([&kernel.body]);
+    let bodies = kernel
+        .functions
+        .iter()
+        .map(|f| &f.body)
+        .chain([&kernel.body]);
     for table in bodies.flat_map(|body| &body.tables) {
         let known = tables
             .iter()
@@ -141,7 +189,10 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         comment_text(&text)
     };
     let doc: Vec<String> = kernel.doc.iter().map(|line| comment_text(line)).collect();
-    out.line(entry("kernel", &title, doc.first().map_or("", String::as_str)), None);
+    out.line(
+        entry("kernel", &title, doc.first().map_or("", String::as_str)),
+        None,
+    );
     for line in doc.iter().skip(1) {
         out.line(
             if line.is_empty() {
@@ -152,7 +203,10 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
             None,
         );
     }
-    out.line(entry("target", kernel.target.name, kernel.target.summary), None);
+    out.line(
+        entry("target", kernel.target.name, kernel.target.summary),
+        None,
+    );
     let numbers = spelled(false);
     if !numbers.is_empty() {
         out.line(entry("params", &numbers.join(" "), ""), None);
@@ -163,10 +217,19 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         } else {
             String::new()
         };
-        out.line(entry("shared", &format!("{} bytes", shared.total), &kind), None);
+        out.line(
+            entry("shared", &format!("{} bytes", shared.total), &kind),
+            None,
+        );
     }
-    out.line(entry("source", &kernel.at.file.replace('\\', "/"), ""), None);
-    let mut remake = format!("tilekiln emit {} --target {}", kernel.family, kernel.target.name);
+    out.line(
+        entry("source", &kernel.at.file.replace('\\', "/"), ""),
+        None,
+    );
+    let mut remake = format!(
+        "tilekiln emit {} --target {}",
+        kernel.family, kernel.target.name
+    );
     let settings: Vec<String> = kernel
         .settings
         .iter()
@@ -218,7 +281,9 @@ fn write_constants(file: &mut File<'_>) -> Output {
     let mut out = Output::default();
     for &index in &file.used_constants.clone() {
         let constant = &file.kernel.constants[index];
-        let ty = file.language.scalar(constant.value.scalar(), &mut file.needs);
+        let ty = file
+            .language
+            .scalar(constant.value.scalar(), &mut file.needs);
         let value = plain_literal(file, constant.value);
         out.line(
             format!("constexpr {ty} {} = {value};", file.constant_names[index]),
@@ -232,7 +297,10 @@ fn write_tables(file: &mut File<'_>) -> Output {
     let mut out = Output::default();
     for &index in &file.used_tables.clone() {
         let table = file.tables[index].table;
-        let scalar = table.entries.first().map_or(Scalar::U32, |entry| entry.scalar());
+        let scalar = table
+            .entries
+            .first()
+            .map_or(Scalar::U32, |entry| entry.scalar());
         let as_float = file.language.table_entry_as_float(scalar);
         let ty = file
             .language
@@ -283,7 +351,11 @@ fn plain_literal(file: &mut File<'_>, literal: Literal) -> String {
         Literal::F32(v) if v.is_nan() => file.needs.helper("not_a_number").to_string(),
         Literal::F32(v) if v.is_infinite() => {
             let name = file.needs.helper("infinity");
-            if v < 0.0 { format!("-{name}") } else { name.to_string() }
+            if v < 0.0 {
+                format!("-{name}")
+            } else {
+                name.to_string()
+            }
         }
         Literal::F32(v) => float_text(v),
     }
@@ -293,7 +365,11 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
     let kernel = file.kernel;
     let function = &kernel.functions[index];
     let name = file.function_names[index].clone();
-    let mut printer = Printer::new(file, &function.body, Owner::Function(kernel, FunctionId(index as u32)));
+    let mut printer = Printer::new(
+        file,
+        &function.body,
+        Owner::Function(kernel, FunctionId(index as u32)),
+    );
     let at = Some(function.at);
     let mut head = Output::default();
     for line in &function.doc {
@@ -306,10 +382,13 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
     let mut parameters = Vec::new();
     for (parameter, name) in function.parameters.iter().zip(printer.parameters.clone()) {
         parameters.push(match parameter.kind {
-            FunctionParameterKind::Value(ty) => format!("{} {name}", printer.type_name(ty, function.at)?),
-            FunctionParameterKind::GlobalRead(scalar) => {
-                format!("const {}* {name}", printer.type_name(scalar.into(), function.at)?)
+            FunctionParameterKind::Value(ty) => {
+                format!("{} {name}", printer.type_name(ty, function.at)?)
             }
+            FunctionParameterKind::GlobalRead(scalar) => format!(
+                "const {}* {name}",
+                printer.type_name(scalar.into(), function.at)?
+            ),
             FunctionParameterKind::GlobalWrite(scalar) | FunctionParameterKind::Shared(scalar) => {
                 format!("{}* {name}", printer.type_name(scalar.into(), function.at)?)
             }
@@ -337,7 +416,10 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     let at = Some(kernel.at);
     let mut head = Output::default();
     head.line(
-        format!("extern \"C\" __global__ void __launch_bounds__({})", kernel.threads),
+        format!(
+            "extern \"C\" __global__ void __launch_bounds__({})",
+            kernel.threads
+        ),
         at,
     );
     let open = format!("{}(", kernel.symbol);
@@ -345,12 +427,19 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     for (parameter, name) in kernel.parameters.iter().zip(printer.parameters.clone()) {
         let (text, shape) = match &parameter.kind {
             ParameterKind::Scalar(scalar) => (
-                format!("{} {name}", printer.type_name((*scalar).into(), parameter.at)?),
+                format!(
+                    "{} {name}",
+                    printer.type_name((*scalar).into(), parameter.at)?
+                ),
                 &[][..],
             ),
             ParameterKind::Memory { element, shape, .. } => {
                 let ty = printer.type_name((*element).into(), parameter.at)?;
-                let qualifier = if is_read_only(&parameter.kind) { "const " } else { "" };
+                let qualifier = if is_read_only(&parameter.kind) {
+                    "const "
+                } else {
+                    ""
+                };
                 (format!("{qualifier}{ty}* __restrict__ {name}"), &shape[..])
             }
         };
@@ -377,7 +466,10 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
         let mut line = format!("{lead}{text}{end}");
         if !shape.is_empty() {
             let padding = " ".repeat(width.saturating_sub(text.len() + 1));
-            line += &format!("{padding}   // {}", comment_text(&format!("[{}]", shape.join(", "))));
+            line += &format!(
+                "{padding}   // {}",
+                comment_text(&format!("[{}]", shape.join(", ")))
+            );
         }
         head.lines.push((line, Some(*at)));
     }

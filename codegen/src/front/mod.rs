@@ -13,6 +13,7 @@
 
 pub(crate) mod analysis;
 pub(crate) mod body;
+pub(crate) mod effects;
 pub(crate) mod expression;
 pub(crate) mod file;
 pub(crate) mod language;

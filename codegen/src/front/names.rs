@@ -52,6 +52,11 @@ impl Names {
         name
     }
 
+    /// Whether the language keeps a name for itself.
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.reserved.contains(name)
+    }
+
     fn visible(&self, name: &str) -> bool {
         self.reserved.contains(name) || self.scopes.iter().any(|scope| scope.contains(name))
     }
@@ -62,13 +67,21 @@ fn identifier(name: &str) -> String {
     let plain = name.strip_prefix("r#").unwrap_or(name);
     let mut out: String = plain
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '_'
+            }
+        })
         .collect();
     if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
-        out.insert_str(0, "v");
+        out.insert(0, 'v');
     }
     // A leading double underscore or underscore and capital belongs to the compiler.
-    if out.starts_with("__") || (out.starts_with('_') && out[1..].starts_with(|c: char| c.is_ascii_uppercase())) {
+    if out.starts_with("__")
+        || (out.starts_with('_') && out[1..].starts_with(|c: char| c.is_ascii_uppercase()))
+    {
         out = format!("v{out}");
     }
     out

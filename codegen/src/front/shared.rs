@@ -2,8 +2,9 @@
 
 use tilekiln_dsl::ir::{Body, Kernel};
 
-use super::analysis::{CallEffect, Owner, analyse};
+use super::analysis::analyse;
 use super::body::Printer;
+use super::effects::{CallEffect, Owner};
 use super::output::comment_text;
 use crate::CodegenError;
 
@@ -21,7 +22,9 @@ const ALIGNMENT: usize = 16;
 
 fn used_bytes(body: &Body, used: &[bool]) -> usize {
     let sizes = body.shared.iter().zip(used).filter(|(_, used)| **used);
-    sizes.map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT)).sum()
+    sizes
+        .map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT))
+        .sum()
 }
 
 /// Adds up what is used and decides between static and dynamic.
@@ -31,21 +34,34 @@ pub(crate) fn plan(
     used_functions: &[usize],
 ) -> Result<SharedPlan, CodegenError> {
     let target = &kernel.target;
-    let own = used_bytes(
-        &kernel.body,
-        &analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used,
-    );
+    let used = analyse(&kernel.body, Owner::Kernel(kernel), effects).shared_used;
+    let own = used_bytes(&kernel.body, &used);
     let mut in_functions = 0;
     for &index in used_functions {
         let id = tilekiln_dsl::ir::FunctionId(index as u32);
         let body = &kernel.functions[index].body;
-        in_functions += used_bytes(body, &analyse(body, Owner::Function(kernel, id), effects).shared_used);
+        in_functions += used_bytes(
+            body,
+            &analyse(body, Owner::Function(kernel, id), effects).shared_used,
+        );
     }
     let total = own + in_functions;
-    let largest = || kernel.body.shared.iter().max_by_key(|array| array.bytes());
+    let arrays = kernel
+        .body
+        .shared
+        .iter()
+        .zip(&used)
+        .filter(|(_, used)| **used);
+    let largest = arrays
+        .map(|(array, _)| array)
+        .max_by_key(|array| array.bytes());
     if total > target.shared_limit {
-        let hint = largest().map_or(String::new(), |array| {
-            format!("; the largest array is `{}` with {} bytes", array.name, array.bytes())
+        let hint = largest.map_or(String::new(), |array| {
+            format!(
+                "; the largest array is `{}` with {} bytes",
+                array.name,
+                array.bytes()
+            )
         });
         return Err(CodegenError {
             message: format!(
@@ -55,7 +71,7 @@ pub(crate) fn plan(
                 target.shared_limit,
                 total - target.shared_limit
             ),
-            at: largest().map_or(kernel.at, |array| array.at),
+            at: largest.map_or(kernel.at, |array| array.at),
         });
     }
     if total <= target.shared_default {
@@ -70,7 +86,10 @@ pub(crate) fn plan(
             at: kernel.at,
         });
     }
-    Ok(SharedPlan { total, dynamic: own })
+    Ok(SharedPlan {
+        total,
+        dynamic: own,
+    })
 }
 
 impl Printer<'_, '_> {
@@ -106,15 +125,21 @@ impl Printer<'_, '_> {
             let note = format!("// {note}{} bytes", array.bytes());
             if dynamic {
                 let start = self.file.names.declare(&format!("{}_at", array.name));
-                self.out.line(format!("constexpr unsigned {start} = {offset};"), at);
+                self.out
+                    .line(format!("constexpr unsigned {start} = {offset};"), at);
                 self.out.line(
-                    format!("{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"),
+                    format!(
+                        "{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"
+                    ),
                     at,
                 );
                 offset += array.bytes().next_multiple_of(ALIGNMENT);
             } else {
                 self.out.line(
-                    format!("__shared__ alignas(16) {ty} {name}[{}];   {note}", array.len),
+                    format!(
+                        "alignas(16) __shared__ {ty} {name}[{}];   {note}",
+                        array.len
+                    ),
                     at,
                 );
             }

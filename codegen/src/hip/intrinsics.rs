@@ -1,6 +1,6 @@
 //! What a HIP file defines when it uses it, and the spelling of warp operations.
 
-use tilekiln_dsl::ir::{ReduceOp, ShuffleKind, Type};
+use tilekiln_dsl::ir::{ReduceOp, Scalar, ShuffleKind, Type};
 
 use super::maths;
 use crate::front::language::{Expr, Helper, Needs, Sync};
@@ -37,16 +37,46 @@ const fn needing(key: &'static str, needs: &'static [&'static str], text: &'stat
 /// In the order they are printed: what a helper uses stands before it.
 pub(super) const HELPERS: &[Helper] = &[
     helper("infinity", "constexpr float infinity = __builtin_inff();"),
-    helper("not_a_number", "constexpr float not_a_number = __builtin_nanf(\"\");"),
-    helper("bf16", "using bf16 = unsigned short;   // the upper half of a float"),
-    helper("f32x2", "typedef float f32x2 __attribute__((ext_vector_type(2)));"),
-    helper("f32x4", "typedef float f32x4 __attribute__((ext_vector_type(4)));"),
-    helper("f32x8", "typedef float f32x8 __attribute__((ext_vector_type(8)));"),
-    helper("u32x2", "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));"),
-    helper("u32x4", "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));"),
-    helper("u32x8", "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));"),
-    helper("i32x2", "typedef int i32x2 __attribute__((ext_vector_type(2)));"),
-    helper("i32x4", "typedef int i32x4 __attribute__((ext_vector_type(4)));"),
+    helper(
+        "not_a_number",
+        "constexpr float not_a_number = __builtin_nanf(\"\");",
+    ),
+    helper(
+        "bf16",
+        "using bf16 = unsigned short;   // the upper half of a float",
+    ),
+    helper(
+        "f32x2",
+        "typedef float f32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "f32x4",
+        "typedef float f32x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "f32x8",
+        "typedef float f32x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "u32x2",
+        "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "u32x4",
+        "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "u32x8",
+        "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i32x2",
+        "typedef int i32x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i32x4",
+        "typedef int i32x4 __attribute__((ext_vector_type(4)));",
+    ),
     helper(
         "u64x2",
         "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));",
@@ -63,9 +93,18 @@ pub(super) const HELPERS: &[Helper] = &[
         "u8x8",
         "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));",
     ),
-    helper("i8x2", "typedef signed char i8x2 __attribute__((ext_vector_type(2)));"),
-    helper("i8x4", "typedef signed char i8x4 __attribute__((ext_vector_type(4)));"),
-    helper("i8x8", "typedef signed char i8x8 __attribute__((ext_vector_type(8)));"),
+    helper(
+        "i8x2",
+        "typedef signed char i8x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i8x4",
+        "typedef signed char i8x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "i8x8",
+        "typedef signed char i8x8 __attribute__((ext_vector_type(8)));",
+    ),
     helper(
         "u16x2",
         "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));",
@@ -78,13 +117,34 @@ pub(super) const HELPERS: &[Helper] = &[
         "u16x8",
         "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));",
     ),
-    helper("i16x2", "typedef short i16x2 __attribute__((ext_vector_type(2)));"),
-    helper("i16x4", "typedef short i16x4 __attribute__((ext_vector_type(4)));"),
-    helper("i16x8", "typedef short i16x8 __attribute__((ext_vector_type(8)));"),
-    helper("i16x16", "typedef short i16x16 __attribute__((ext_vector_type(16)));"),
-    helper("f16x2", "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));"),
-    helper("f16x4", "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));"),
-    helper("f16x8", "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));"),
+    helper(
+        "i16x2",
+        "typedef short i16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "i16x4",
+        "typedef short i16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "i16x8",
+        "typedef short i16x8 __attribute__((ext_vector_type(8)));",
+    ),
+    helper(
+        "i16x16",
+        "typedef short i16x16 __attribute__((ext_vector_type(16)));",
+    ),
+    helper(
+        "f16x2",
+        "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));",
+    ),
+    helper(
+        "f16x4",
+        "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));",
+    ),
+    helper(
+        "f16x8",
+        "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));",
+    ),
     helper(
         "f16x16",
         "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));",
@@ -175,18 +235,80 @@ pub(super) const HELPERS: &[Helper] = &[
 template <typename T>
 __device__ __forceinline__ T math_fma(T a, T b, T c) { return __builtin_elementwise_fma(a, b, c); }",
     ),
-    helper(
-        "math_min",
-        r"
-template <typename T>
-__device__ __forceinline__ T math_min(T a, T b) { return __builtin_elementwise_min(a, b); }",
-    ),
-    helper(
-        "math_max",
-        r"
-template <typename T>
-__device__ __forceinline__ T math_max(T a, T b) { return __builtin_elementwise_max(a, b); }",
-    ),
+    Helper {
+        name: "math_min",
+        ..needing(
+            "math_min of float",
+            &[],
+            "__device__ __forceinline__ float math_min(float a, float b) { return __builtin_fminf(a, b); }",
+        )
+    },
+    Helper {
+        name: "math_min",
+        ..needing(
+            "math_min of half",
+            &[],
+            "__device__ __forceinline__ _Float16 math_min(_Float16 a, _Float16 b) { return _Float16(__builtin_fminf16(a, b)); }",
+        )
+    },
+    Helper {
+        name: "math_min",
+        ..needing(
+            "math_min of half2",
+            &["f16x2"],
+            r"
+__device__ __forceinline__ f16x2 math_min(f16x2 a, f16x2 b) {
+    return f16x2{_Float16(__builtin_fminf16(a.x, b.x)), _Float16(__builtin_fminf16(a.y, b.y))};
+}",
+        )
+    },
+    Helper {
+        name: "math_min",
+        ..needing(
+            "math_min of int",
+            &[],
+            r"
+template <typename Integer>
+__device__ __forceinline__ Integer math_min(Integer a, Integer b) { return a < b ? a : b; }",
+        )
+    },
+    Helper {
+        name: "math_max",
+        ..needing(
+            "math_max of float",
+            &[],
+            "__device__ __forceinline__ float math_max(float a, float b) { return __builtin_fmaxf(a, b); }",
+        )
+    },
+    Helper {
+        name: "math_max",
+        ..needing(
+            "math_max of half",
+            &[],
+            "__device__ __forceinline__ _Float16 math_max(_Float16 a, _Float16 b) { return _Float16(__builtin_fmaxf16(a, b)); }",
+        )
+    },
+    Helper {
+        name: "math_max",
+        ..needing(
+            "math_max of half2",
+            &["f16x2"],
+            r"
+__device__ __forceinline__ f16x2 math_max(f16x2 a, f16x2 b) {
+    return f16x2{_Float16(__builtin_fmaxf16(a.x, b.x)), _Float16(__builtin_fmaxf16(a.y, b.y))};
+}",
+        )
+    },
+    Helper {
+        name: "math_max",
+        ..needing(
+            "math_max of int",
+            &[],
+            r"
+template <typename Integer>
+__device__ __forceinline__ Integer math_max(Integer a, Integer b) { return a > b ? a : b; }",
+        )
+    },
     helper("math_rsqrt", maths::RSQRT),
     helper("math_tanh", maths::TANH),
     helper("reduce_angle", maths::REDUCE),
@@ -405,7 +527,7 @@ __device__ __forceinline__ T warp_sum(T value) {
     ),
     needing(
         "warp_min",
-        &["shuffle_xor", "math_min"],
+        &["shuffle_xor"],
         r"
 // least value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
@@ -424,7 +546,7 @@ __device__ __forceinline__ T warp_min(T value) {
     ),
     needing(
         "warp_max",
-        &["shuffle_xor", "math_max"],
+        &["shuffle_xor"],
         r"
 // greatest value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
@@ -508,7 +630,12 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
     ),
 ];
 
-pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
+pub(super) fn shuffle(
+    kind: ShuffleKind,
+    value: &Expr,
+    lane: Option<&Expr>,
+    needs: &mut Needs,
+) -> Expr {
     let text = &value.text;
     Expr::primary(match kind {
         ShuffleKind::Xor(mask) => format!("{}<{mask}>({text})", needs.helper("shuffle_xor")),
@@ -521,24 +648,53 @@ pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, need
     })
 }
 
-pub(super) fn reduce(op: ReduceOp, _: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
+/// The definition of `math_min` or `math_max` for a type; all have one name.
+pub(super) fn extremum(op: ReduceOp, ty: Type, needs: &mut Needs) -> &'static str {
+    let [float, half, half2, integer] = match op {
+        ReduceOp::Max => [
+            "math_max of float",
+            "math_max of half",
+            "math_max of half2",
+            "math_max of int",
+        ],
+        _ => [
+            "math_min of float",
+            "math_min of half",
+            "math_min of half2",
+            "math_min of int",
+        ],
+    };
+    needs.helper(match ty {
+        Type::Scalar(Scalar::F32) => float,
+        Type::Scalar(Scalar::F16) => half,
+        Type::Vector(Scalar::F16, _) => half2,
+        _ => integer,
+    });
+    if op == ReduceOp::Max {
+        "math_max"
+    } else {
+        "math_min"
+    }
+}
+
+pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
     let name = needs.helper(match op {
         ReduceOp::Sum => "warp_sum",
         ReduceOp::Min => "warp_min",
         ReduceOp::Max => "warp_max",
     });
+    if op != ReduceOp::Sum {
+        extremum(op, ty, needs);
+    }
     Expr::primary(format!("{name}<{width}>({})", value.text))
 }
 
-pub(super) fn sync(what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
+pub(super) fn sync(what: Sync, needs: &mut Needs) -> Option<String> {
     match what {
         Sync::Block => Some(format!("{}();", needs.helper("sync_block"))),
         Sync::Warp => Some(format!("{}();", needs.helper("sync_warp"))),
         // Copies are done on the spot, and there are no dependent launches.
-        Sync::AsyncCommit | Sync::AsyncWait(_) => {
-            debug_assert!(!async_copy, "no AMD target here copies asynchronously");
-            None
-        }
+        Sync::AsyncCommit | Sync::AsyncWait(_) => None,
         Sync::TriggerDependents | Sync::WaitForPrerequisites => None,
     }
 }

@@ -10,8 +10,8 @@ __device__ __forceinline__ float reduce_angle(float angle, unsigned& quadrant) {
         const float turns = __builtin_rintf(angle * 0.63661977f);
         quadrant = unsigned(int(turns));
         float rest = __builtin_fmaf(turns, -1.57079637f, angle);
-        rest = __builtin_fmaf(turns, 4.37113900e-8f, rest);
-        return __builtin_fmaf(turns, -1.7151245e-15f, rest);
+        rest = __builtin_fmaf(turns, 4.37113883e-08f, rest);
+        return __builtin_fmaf(turns, 1.71512451e-15f, rest);
     }
     if (!(magnitude < __builtin_inff())) {
         quadrant = 0;

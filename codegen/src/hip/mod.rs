@@ -52,10 +52,23 @@ impl Language for Hip {
     fn unary(&self, _: UnaryOp, _: Type, _: &Expr, _: &mut Needs) -> Option<Expr> {
         None
     }
-    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+    fn binary(
+        &self,
+        op: BinaryOp,
+        ty: Type,
+        a: &Expr,
+        b: &Expr,
+        needs: &mut Needs,
+    ) -> Spelled<Option<Expr>> {
         writer::binary(op, ty, a, b, needs)
     }
-    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+    fn math(
+        &self,
+        function: MathFn,
+        ty: Type,
+        operands: &[Expr],
+        needs: &mut Needs,
+    ) -> Spelled<Expr> {
         writer::math(function, ty, operands, needs)
     }
     fn convert(&self, from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
@@ -76,7 +89,13 @@ impl Language for Hip {
     fn narrow_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr {
         needs.call("float_to_bf16", std::slice::from_ref(a))
     }
-    fn shuffle(&self, kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
+    fn shuffle(
+        &self,
+        kind: ShuffleKind,
+        value: &Expr,
+        lane: Option<&Expr>,
+        needs: &mut Needs,
+    ) -> Expr {
         intrinsics::shuffle(kind, value, lane, needs)
     }
     fn reduce(&self, op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {
@@ -88,10 +107,10 @@ impl Language for Hip {
     fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr {
         needs.call("byte_permute", parts)
     }
-    fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
-        intrinsics::sync(what, async_copy, needs)
+    fn sync(&self, what: Sync, _: bool, needs: &mut Needs) -> Option<String> {
+        intrinsics::sync(what, needs)
     }
     fn dynamic_shared(&self) -> &'static str {
-        "extern __shared__ alignas(16) unsigned char"
+        "alignas(16) extern __shared__ unsigned char"
     }
 }

@@ -1,6 +1,8 @@
 //! HIP types, operators, conversions and mathematical functions.
 
-use tilekiln_dsl::ir::{BinaryOp, Builtin, MathFn, Scalar, Type};
+use tilekiln_dsl::ir::{BinaryOp, Builtin, MathFn, ReduceOp, Scalar, Type};
+
+use super::intrinsics::extremum;
 
 use crate::front::language::{Expr, Needs, Spelled, binding};
 
@@ -51,11 +53,7 @@ pub(super) fn vector(scalar: Scalar, lanes: u8, needs: &mut Needs) -> Spelled<&'
         (Scalar::BF16, 2) => "bf16x2",
         (Scalar::BF16, 4) => "bf16x4",
         (Scalar::BF16, 8) => "bf16x8",
-        _ => {
-            return Err(format!(
-                "vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do"
-            ));
-        }
+        _ => return Err(format!("vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do")),
     }))
 }
 
@@ -114,7 +112,13 @@ fn call(function: &str, operands: &[&Expr]) -> Expr {
     Expr::call(function, &list)
 }
 
-pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
+pub(super) fn binary(
+    op: BinaryOp,
+    ty: Type,
+    a: &Expr,
+    b: &Expr,
+    needs: &mut Needs,
+) -> Spelled<Option<Expr>> {
     let half = ty.scalar() == Scalar::F16;
     let helper = match op {
         BinaryOp::Add if half => "unfused_add",
@@ -123,8 +127,8 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
         BinaryOp::AddUnfused => "unfused_add",
         BinaryOp::SubUnfused => "unfused_sub",
         BinaryOp::MulUnfused => "unfused_mul",
-        BinaryOp::Min => "math_min",
-        BinaryOp::Max => "math_max",
+        BinaryOp::Min => return Ok(Some(call(extremum(ReduceOp::Min, ty, needs), &[a, b]))),
+        BinaryOp::Max => return Ok(Some(call(extremum(ReduceOp::Max, ty, needs), &[a, b]))),
         BinaryOp::Rem if ty == FLOAT => "math_mod",
         BinaryOp::Div if ty == HALF => {
             return Ok(Some(Expr::primary(format!(
@@ -133,13 +137,22 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
             ))));
         }
         BinaryOp::Div if ty == HALF2 => "divide_half2",
-        _ if half => return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max")),
+        _ if half => {
+            return Err(format!(
+                "{op:?} of {ty} values; they have +, -, *, /, min and max"
+            ));
+        }
         _ => return Ok(None),
     };
     Ok(Some(call(needs.helper(helper), &[a, b])))
 }
 
-pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+pub(super) fn math(
+    function: MathFn,
+    ty: Type,
+    operands: &[Expr],
+    needs: &mut Needs,
+) -> Spelled<Expr> {
     let name = match (function, ty) {
         (MathFn::Abs, Type::Scalar(Scalar::I32)) => "integer_abs",
         (MathFn::Fma, HALF | HALF2 | FLOAT) => "math_fma",
@@ -156,7 +169,11 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Ne
             MathFn::Round => "math_round",
             MathFn::Floor => "math_floor",
         },
-        _ => return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)")),
+        _ => {
+            return Err(format!(
+                "{function:?} of {ty}; it exists for f32 (convert first)"
+            ));
+        }
     };
     Ok(needs.call(name, operands))
 }

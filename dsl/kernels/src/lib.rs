@@ -7,6 +7,7 @@ pub mod block;
 pub mod gather;
 pub mod matmul;
 pub mod norm;
+pub mod planted;
 pub mod registry;
 pub mod rope;
 pub mod select;

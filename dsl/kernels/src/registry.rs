@@ -256,7 +256,8 @@ pub const KERNELS: &[&Entry] = &[
     &crate::select::TOP_K,
 ];
 
-/// Looks a kernel up by name.
+/// Looks a kernel up by name, planted ones included.
 pub fn find(name: &str) -> Option<&'static Entry> {
-    KERNELS.iter().copied().find(|entry| entry.name == name)
+    let planted = crate::planted::PLANTED.iter().map(|planted| planted.entry);
+    KERNELS.iter().copied().chain(planted).find(|entry| entry.name == name)
 }

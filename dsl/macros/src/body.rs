@@ -214,7 +214,7 @@ impl Rewriter<'_> {
                 let at = at(ident.ident.span());
                 let value = &init.expr;
                 let span = value.span();
-                init.expr = Box::new(if ident.mutability.is_some() {
+                *init.expr = if ident.mutability.is_some() {
                     Expr::Verbatim(
                         quote_spanned!(span=> ::tilekiln_dsl::operators::Binding(#value).mutable(#name, #at)),
                     )
@@ -222,7 +222,7 @@ impl Rewriter<'_> {
                     Expr::Verbatim(
                         quote_spanned!(span=> ::tilekiln_dsl::operators::Binding(#value).immutable(#name, #at)),
                     )
-                });
+                };
             }
         }
         comment(docs)
@@ -530,7 +530,20 @@ fn plain_operator(op: &BinOp) -> Option<BinOp> {
 impl VisitMut for Rewriter<'_> {
     fn visit_block_mut(&mut self, block: &mut Block) {
         let mut out = Vec::new();
+        let mut jump: Option<&'static str> = None;
         for mut stmt in std::mem::take(&mut block.stmts) {
+            if let (Some(word), false) = (jump.take(), matches!(stmt, Stmt::Item(_))) {
+                self.errors.add(
+                    stmt.span(),
+                    format!("this is never reached: a `{word}` stands right before it; remove one of them, or put the `{word}` under a condition"),
+                );
+            }
+            jump = match &stmt {
+                Stmt::Expr(Expr::Return(_), _) => Some("return"),
+                Stmt::Expr(Expr::Break(_), _) => Some("break"),
+                Stmt::Expr(Expr::Continue(_), _) => Some("continue"),
+                _ => None,
+            };
             let comment = match &mut stmt {
                 Stmt::Local(local) => self.local(local),
                 Stmt::Expr(expr, _) => {

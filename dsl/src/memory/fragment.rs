@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use super::registers::{RegisterIndex, Registers};
 use super::shared::SharedTile;
 use super::*;
-use crate::record::{error, target, with};
+use crate::record::{target, with};
 use crate::target::FragmentLayout;
 use crate::value::{IntoVal, Named, thread_index, unrolled};
 
@@ -37,16 +37,7 @@ macro_rules! operand {
         impl<T> Copy for $name<T> {}
         impl<T: HalfElement> $name<T> {
             fn declare(at: Location) -> (Self, FragmentLayout) {
-                let target = target();
-                if !target.mma_elements.contains(&T::SCALAR) {
-                    error(
-                        at,
-                        format!("matrix fragments of {} on {}", T::SCALAR, target.name),
-                        format!("{:?}", target.mma_elements),
-                        "convert while storing to the shared tile",
-                    );
-                }
-                let layout = target.fragments;
+                let layout = target().fragments;
                 let note = format!("16x16 {}, {}", T::SCALAR, $what);
                 let registers = Registers::declare(&[layout.operand_registers()], None, Some(note), at);
                 let operand = Self {

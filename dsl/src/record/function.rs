@@ -1,6 +1,6 @@
 //! Device functions: recorded once per kernel and set of comptime arguments, called everywhere else.
 
-use super::{Frame, OpenBlock, with};
+use super::{Frame, OpenBlock, drop_unreachable, error, with};
 use crate::ir::*;
 use crate::value::{DeviceType, Val};
 
@@ -36,6 +36,8 @@ pub trait FunctionResult: Sized {
     fn record_return(self, at: Location);
     /// Records the call.
     fn call(function: FunctionId, arguments: Vec<Argument>, at: Location) -> Self;
+    /// What a call yields whose function was rejected.
+    fn placeholder(at: Location) -> Self;
 }
 
 impl FunctionResult for () {
@@ -46,6 +48,7 @@ impl FunctionResult for () {
     fn call(function: FunctionId, arguments: Vec<Argument>, at: Location) {
         with(|r| r.push(StmtKind::Call { function, arguments }, at));
     }
+    fn placeholder(_at: Location) {}
 }
 
 impl<T: DeviceType> FunctionResult for Val<T> {
@@ -59,7 +62,13 @@ impl<T: DeviceType> FunctionResult for Val<T> {
     fn call(function: FunctionId, arguments: Vec<Argument>, at: Location) -> Self {
         Val::record(Op::Call { function, arguments }, at)
     }
+    fn placeholder(at: Location) -> Self {
+        Val::literal(T::ZERO, at)
+    }
 }
+
+/// Functions that call each other deeper than this are taken for endless.
+const DEEPEST: usize = 64;
 
 /// A call of a device function, from its arguments to its result. Driven by `#[device_fn]`.
 pub struct FunctionCall {
@@ -112,15 +121,39 @@ impl FunctionCall {
 
     /// True when the function has to be recorded first.
     pub fn begin(&self) -> bool {
+        let (known, recursive, depth) = with(|r| {
+            let known = r.function_keys.contains_key(&self.key);
+            let recursive = r.frames.iter().any(|f| f.function.as_ref() == Some(&self.key));
+            (known, recursive, r.frames.len())
+        });
+        if known {
+            return false;
+        }
+        if recursive || depth > DEEPEST {
+            let problem = match recursive {
+                true => format!("device function `{}` calls itself", self.name),
+                false => format!(
+                    "device functions call each other {DEEPEST} deep, down to `{}`",
+                    self.name
+                ),
+            };
+            error(
+                self.called_at,
+                problem,
+                "functions that call others, but never themselves, directly or through others",
+                "write the repetition as a loop, or end it at compile time with a `#[comptime]` condition",
+            );
+            return false;
+        }
         with(|r| {
-            if r.function_keys.contains_key(&self.key) {
-                return false;
-            }
             let id = r.next_frame;
             r.next_frame += 1;
-            r.frames.push(Frame::new(id));
-            true
-        })
+            r.frames.push(Frame {
+                function: Some(self.key.clone()),
+                ..Frame::new(id)
+            });
+        });
+        true
     }
 
     /// Ends recording the function.
@@ -129,6 +162,7 @@ impl FunctionCall {
         with(|r| {
             let Some(mut frame) = r.frames.pop() else { return };
             frame.body.block = frame.blocks.pop().map_or_else(Vec::new, |b: OpenBlock| b.statements);
+            drop_unreachable(&mut frame.body.block);
             let same = r
                 .functions
                 .iter()
@@ -156,7 +190,8 @@ impl FunctionCall {
         let function = with(|r| r.function_keys.get(&self.key).copied());
         match function {
             Some(function) => R::call(function, self.arguments, self.called_at),
-            None => unreachable!("the function was recorded by begin and end"),
+            // begin has reported why
+            None => R::placeholder(self.called_at),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct OpenBlock {
 /// A body under construction.
 pub(crate) struct Frame {
     pub id: u32,
+    /// Which device function this is, to notice one that calls itself.
+    pub function: Option<String>,
     pub body: Body,
     pub blocks: Vec<OpenBlock>,
     /// Variables made by the recorder for a branch that yields a value; the next `let` names them.
@@ -45,6 +47,7 @@ impl Frame {
     fn new(id: u32) -> Self {
         Self {
             id,
+            function: None,
             body: Body::default(),
             blocks: vec![OpenBlock { statements: Vec::new() }],
             unnamed: Vec::new(),
@@ -156,6 +159,27 @@ pub fn comment(text: &str, at: Location) {
     with(|r| r.push(StmtKind::Comment(text.to_string()), at));
 }
 
+/// Drops what follows a `return`, `break` or `continue` in its block: such a jump may be there for some comptime
+/// arguments only, and what follows it for the others.
+pub(crate) fn drop_unreachable(block: &mut Block) {
+    let jump = block
+        .iter()
+        .position(|s| matches!(s.kind, StmtKind::Return(_) | StmtKind::Break | StmtKind::Continue));
+    if let Some(jump) = jump {
+        block.truncate(jump + 1);
+    }
+    for stmt in block {
+        match &mut stmt.kind {
+            StmtKind::If { then, otherwise, .. } => {
+                drop_unreachable(then);
+                drop_unreachable(otherwise);
+            }
+            StmtKind::For { body, .. } | StmtKind::While { body, .. } => drop_unreachable(body),
+            _ => {}
+        }
+    }
+}
+
 /// Records a kernel for a target, then checks it as a whole.
 pub(crate) fn record(def: &KernelDef, target: &Target) -> Result<Kernel, Rejected> {
     let recorder = Recorder {
@@ -182,6 +206,7 @@ pub(crate) fn record(def: &KernelDef, target: &Target) -> Result<Kernel, Rejecte
     let mut frames = recorder.frames;
     let mut frame = frames.pop().expect("the kernel's own frame");
     frame.body.block = frame.blocks.pop().map(|b| b.statements).unwrap_or_default();
+    drop_unreachable(&mut frame.body.block);
     let kernel = Kernel {
         symbol: def.symbol(),
         family: def.family.to_string(),

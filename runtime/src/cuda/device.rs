@@ -9,6 +9,7 @@ use std::time::Duration;
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 use tilekiln_dsl::ir::Kernel;
 
+use super::context::{Context, Launched, Mark, Memory, Module, Recorded};
 use super::driver::{self, check, cuda};
 use super::target::{self, Choice};
 use crate::compiler::cache::Cache;
@@ -19,7 +20,6 @@ use crate::error::DeviceError;
 use crate::launch::{
     check as check_launch, check_range, foreign, milliseconds, pack, while_recording,
 };
-use crate::retire::Retired;
 
 /// An NVIDIA GPU with NVRTC as its compiler.
 ///
@@ -35,155 +35,6 @@ pub struct CudaDevice {
     /// Held by every call that enqueues, so that a recording holds exactly the launches between its ends.
     recording: Mutex<Option<Vec<Launched>>>,
 }
-
-/// The primary context of a device and the stream work goes to.
-struct Context {
-    device: sys::CUdevice,
-    raw: sys::CUcontext,
-    stream: sys::CUstream,
-    retired: Retired<Leftover>,
-}
-
-/// What is handed back to the driver once no work uses it.
-enum Leftover {
-    Module(sys::CUmodule),
-    Graph(sys::CUgraphExec),
-}
-
-// SAFETY: the driver's handles may be used from any thread; each call makes the context current first.
-unsafe impl Send for Context {}
-// SAFETY: as above; the driver serialises what it must.
-unsafe impl Sync for Context {}
-
-impl Context {
-    fn open(device: sys::CUdevice) -> Result<Self, DeviceError> {
-        let mut raw = null_mut();
-        // A place for the context of a device that `describe` has found.
-        cuda!(cuDevicePrimaryCtxRetain(&mut raw, device))?;
-        let mut context = Self {
-            device,
-            raw,
-            stream: null_mut(),
-            retired: Retired::new(),
-        };
-        context.enter()?;
-        let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
-        // A place for the stream; the context is current. On failure `context` is dropped with a null stream.
-        cuda!(cuStreamCreate(&mut context.stream, flags))?;
-        Ok(context)
-    }
-
-    fn enter(&self) -> Result<(), DeviceError> {
-        // A retained context.
-        cuda!(cuCtxSetCurrent(self.raw))
-    }
-
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        self.enter()?;
-        // Our own stream.
-        cuda!(cuStreamSynchronize(self.stream))
-    }
-
-    /// Hands objects back after the work that may use them. There is nobody to report a failure to.
-    fn release(&self, objects: impl IntoIterator<Item = Leftover>) {
-        let _ = self.synchronize();
-        for object in objects {
-            // Made by us, and dropped by the last who could have used it.
-            let _ = match object {
-                Leftover::Module(raw) => cuda!(cuModuleUnload(raw)),
-                Leftover::Graph(raw) => cuda!(cuGraphExecDestroy(raw)),
-            };
-        }
-    }
-
-    fn retire(&self, object: Leftover) {
-        self.retired.retire(object, |object| self.release([object]));
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // Everything that used the context is gone already, since it held a reference.
-        let _ = self.enter();
-        if !self.stream.is_null() {
-            self.release(self.retired.end());
-            // Created by us, used by nobody any more.
-            let _ = cuda!(cuStreamDestroy_v2(self.stream));
-        }
-        // Retained once by us.
-        let _ = cuda!(cuDevicePrimaryCtxRelease_v2(self.device));
-    }
-}
-
-struct Memory {
-    context: Arc<Context>,
-    address: sys::CUdeviceptr,
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = self.context.enter();
-        // Allocated by us; freeing waits for work that was enqueued before.
-        let _ = cuda!(cuMemFree_v2(self.address));
-    }
-}
-
-struct Module {
-    context: Arc<Context>,
-    raw: sys::CUmodule,
-    function: sys::CUfunction,
-    dynamic_shared_bytes: u32,
-    threads: u32,
-}
-
-// SAFETY: as for `Context`.
-unsafe impl Send for Module {}
-// SAFETY: as for `Context`.
-unsafe impl Sync for Module {}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        self.context.retire(Leftover::Module(self.raw));
-    }
-}
-
-struct Recorded {
-    context: Arc<Context>,
-    raw: sys::CUgraphExec,
-    _launched: Vec<Launched>,
-}
-
-// SAFETY: as for `Context`; launches of a graph go through one lock.
-unsafe impl Send for Recorded {}
-// SAFETY: as above.
-unsafe impl Sync for Recorded {}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        self.context.retire(Leftover::Graph(self.raw));
-    }
-}
-
-struct Mark {
-    context: Arc<Context>,
-    raw: sys::CUevent,
-}
-
-// SAFETY: as for `Context`.
-unsafe impl Send for Mark {}
-// SAFETY: as for `Context`.
-unsafe impl Sync for Mark {}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        let _ = self.context.enter();
-        // Created by us; the driver keeps it until the work in front of it is done.
-        let _ = cuda!(cuEventDestroy_v2(self.raw));
-    }
-}
-
-/// What a recorded launch needs to stay alive.
-type Launched = (Arc<Module>, Vec<Buffer>);
 
 impl CudaDevice {
     /// Opens a GPU by its number, from 0.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tilekiln_dsl::ir::Kernel;
 
 use super::api::{self, Api, Attribute, hip};
+use super::context::{Context, Launched, Mark, Memory, Module, Recorded};
 use super::target;
 use crate::compiler::cache::Cache;
 use crate::compiler::hiprtc::Hiprtc;
@@ -18,7 +19,6 @@ use crate::error::DeviceError;
 use crate::launch::{
     check as check_launch, check_range, foreign, milliseconds, pack, while_recording,
 };
-use crate::retire::Retired;
 
 /// An AMD GPU with hipRTC as its compiler.
 ///
@@ -36,159 +36,6 @@ pub struct HipDevice {
     /// Held by every call that enqueues, so that a recording holds exactly the launches between its ends.
     recording: Mutex<Option<Vec<Launched>>>,
 }
-
-/// A device number and the stream work goes to.
-struct Context {
-    api: Api,
-    device: c_int,
-    stream: api::Stream,
-    retired: Retired<Leftover>,
-}
-
-/// What is handed back to the runtime once no work uses it.
-enum Leftover {
-    Module(api::Module),
-    Graph(api::GraphExec),
-}
-
-// SAFETY: HIP's handles may be used from any thread; each call makes the device current first.
-unsafe impl Send for Context {}
-// SAFETY: as above; the runtime serialises what it must.
-unsafe impl Sync for Context {}
-
-impl Context {
-    fn open(api: Api, device: c_int) -> Result<Self, DeviceError> {
-        let mut context = Self {
-            api,
-            device,
-            stream: null_mut(),
-            retired: Retired::new(),
-        };
-        context.enter()?;
-        let mut stream = null_mut();
-        // A place for the stream; the device is current.
-        hip!(
-            context.api,
-            hipStreamCreateWithFlags(&mut stream, api::STREAM_NON_BLOCKING)
-        )?;
-        context.stream = stream;
-        Ok(context)
-    }
-
-    /// Makes the device the current one of this thread.
-    fn enter(&self) -> Result<(), DeviceError> {
-        // A number below the device count.
-        hip!(self.api, hipSetDevice(self.device))
-    }
-
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        self.enter()?;
-        // Our own stream.
-        hip!(self.api, hipStreamSynchronize(self.stream))
-    }
-
-    /// Hands objects back after the work that may use them. There is nobody to report a failure to.
-    fn release(&self, objects: impl IntoIterator<Item = Leftover>) {
-        let _ = self.synchronize();
-        for object in objects {
-            // Made by us, and dropped by the last who could have used it.
-            let _ = match object {
-                Leftover::Module(raw) => hip!(self.api, hipModuleUnload(raw)),
-                Leftover::Graph(raw) => hip!(self.api, hipGraphExecDestroy(raw)),
-            };
-        }
-    }
-
-    fn retire(&self, object: Leftover) {
-        self.retired.retire(object, |object| self.release([object]));
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // Everything that used the stream is gone already, since it held a reference.
-        if !self.stream.is_null() {
-            self.release(self.retired.end());
-            // Created by us, used by nobody any more.
-            let _ = hip!(self.api, hipStreamDestroy(self.stream));
-        }
-    }
-}
-
-struct Memory {
-    context: Arc<Context>,
-    address: api::Pointer,
-}
-
-// SAFETY: an address of the device, never followed here.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = self.context.enter();
-        // Allocated by us; freeing waits for work that was enqueued before.
-        let _ = hip!(self.context.api, hipFree(self.address));
-    }
-}
-
-struct Module {
-    context: Arc<Context>,
-    raw: api::Module,
-    function: api::Function,
-    dynamic_shared_bytes: u32,
-    threads: u32,
-}
-
-// SAFETY: as for `Context`.
-unsafe impl Send for Module {}
-// SAFETY: as for `Context`.
-unsafe impl Sync for Module {}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        self.context.retire(Leftover::Module(self.raw));
-    }
-}
-
-struct Recorded {
-    context: Arc<Context>,
-    raw: api::GraphExec,
-    _launched: Vec<Launched>,
-}
-
-// SAFETY: as for `Context`; launches of a graph go through one lock.
-unsafe impl Send for Recorded {}
-// SAFETY: as above.
-unsafe impl Sync for Recorded {}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        self.context.retire(Leftover::Graph(self.raw));
-    }
-}
-
-struct Mark {
-    context: Arc<Context>,
-    raw: api::Event,
-}
-
-// SAFETY: as for `Context`.
-unsafe impl Send for Mark {}
-// SAFETY: as for `Context`.
-unsafe impl Sync for Mark {}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        let _ = self.context.enter();
-        // Created by us; the runtime keeps it until the work in front of it is done.
-        let _ = hip!(self.context.api, hipEventDestroy(self.raw));
-    }
-}
-
-/// What a recorded launch needs to stay alive.
-type Launched = (Arc<Module>, Vec<Buffer>);
 
 impl HipDevice {
     /// Opens a GPU by its number, from 0.

@@ -1,0 +1,74 @@
+//! Matrix products: operands in the target's fragment shape, of an element the target multiplies.
+
+use super::{Path, Report, Scope, each_statement};
+use crate::ir::*;
+use crate::target::{FragmentLayout, TARGETS};
+
+pub fn check(kernel: &Kernel, scope: &Scope, report: &mut Report) {
+    let target = &kernel.target;
+    let operand = target.fragments.operand_registers();
+    each_statement(&scope.body.block, &mut Path::new(), &mut |stmt, _| match &stmt.kind {
+        StmtKind::Mma {
+            accumulator,
+            a,
+            b,
+            element,
+        } => {
+            if !target.mma_elements.contains(element) {
+                let able: Vec<_> = TARGETS
+                    .iter()
+                    .filter(|t| t.mma_elements.contains(element))
+                    .map(|t| t.name)
+                    .collect();
+                let elements: Vec<_> = target.mma_elements.iter().map(|e| e.name()).collect();
+                let elsewhere = match able.is_empty() {
+                    true => String::new(),
+                    false => format!(" ({element} fragments exist on {})", able.join(", ")),
+                };
+                report.add(
+                    stmt.at,
+                    format!("a matrix product of {element} fragments on {}", target.name),
+                    format!("{} on {}{elsewhere}", elements.join(", "), target.name),
+                    "convert while storing to the shared tile",
+                );
+            }
+            let accumulators = FragmentLayout::ACCUMULATOR_REGISTERS;
+            shape(
+                scope,
+                stmt.at,
+                "accumulator",
+                accumulator,
+                Scalar::F32,
+                accumulators,
+                report,
+            );
+            shape(scope, stmt.at, "left operand", a, Scalar::U32, operand, report);
+            shape(scope, stmt.at, "right operand", b, Scalar::U32, operand, report);
+        }
+        StmtKind::LoadMatrix { to, .. } => shape(scope, stmt.at, "matrix operand", to, Scalar::U32, 4, report),
+        _ => {}
+    });
+}
+
+fn shape(
+    scope: &Scope,
+    at: Location,
+    what: &str,
+    reference: &RegisterRef,
+    element: Scalar,
+    count: usize,
+    report: &mut Report,
+) {
+    let Some(array) = scope.body.registers.get(reference.registers.index()) else {
+        return;
+    };
+    let held: usize = array.dims.iter().skip(reference.index.len()).product();
+    if array.element != element || held != count {
+        report.add(
+            at,
+            format!("the {what} `{}` has {held} registers of {}", array.name, array.element),
+            format!("{count} registers of {element} in this target's 16×16 layout"),
+            "load operands with `OperandA::load` and `OperandB::load`, and accumulate in `Accumulators::zeros(n).at(i)`",
+        );
+    }
+}
