@@ -112,6 +112,12 @@ pub fn rope(theta: f64, angle: f64, magnitude: f64) -> f64 {
     (gamma(frequency.ceil() as usize, UNIT_F32) * angle.abs() + gamma(6, UNIT_F32)) * magnitude
 }
 
+/// RoPE in f32 with frequencies from a table: the table's entry was rounded once, its product with the position once more;
+/// sine, cosine and the sum as in [`rope`].
+pub fn rope_from_table(angle: f64, magnitude: f64) -> f64 {
+    (gamma(2, UNIT_F32) * angle.abs() + gamma(6, UNIT_F32)) * magnitude
+}
+
 /// The rotation of turbo formats in f32: seven butterflies and one factor, which itself is rounded, hence nine roundings
 /// of terms whose sizes add up to Σ|x|/√128. `group_magnitude` is Σ|x| over the group of 128.
 pub fn rotation(group_magnitude: f64) -> f64 {
