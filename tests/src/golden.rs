@@ -50,8 +50,7 @@ pub struct Tensor<T> {
 impl<T> Tensor<T> {
     /// Slices over the innermost dimension.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[T]> {
-        self.values
-            .chunks_exact(self.shape.last().copied().unwrap_or(1).max(1))
+        self.values.chunks_exact(self.shape.last().copied().unwrap_or(1).max(1))
     }
 }
 
@@ -68,11 +67,10 @@ impl Golden {
     /// When the shared folder or the file is missing, or the file is not safetensors.
     pub fn open(relative: &str) -> Result<Self, GoldenError> {
         let path = shared_folder()?.join(relative);
-        let bytes = std::fs::read(&path)
-            .map_err(|error| GoldenError(format!("cannot read {}: {error}", path.display())))?;
-        SafeTensors::deserialize(&bytes).map_err(|error| {
-            GoldenError(format!("{} is not safetensors: {error}", path.display()))
-        })?;
+        let bytes =
+            std::fs::read(&path).map_err(|error| GoldenError(format!("cannot read {}: {error}", path.display())))?;
+        SafeTensors::deserialize(&bytes)
+            .map_err(|error| GoldenError(format!("{} is not safetensors: {error}", path.display())))?;
         Ok(Self { path, bytes })
     }
 
@@ -107,18 +105,11 @@ impl Golden {
         dtype: Dtype,
         from_bytes: impl Fn(&[u8; N]) -> T,
     ) -> Result<Tensor<T>, GoldenError> {
-        let describe =
-            |what: String| GoldenError(format!("{}: tensor `{name}`: {what}", self.path.display()));
-        let file =
-            SafeTensors::deserialize(&self.bytes).map_err(|error| describe(error.to_string()))?;
-        let view = file
-            .tensor(name)
-            .map_err(|error| describe(error.to_string()))?;
+        let describe = |what: String| GoldenError(format!("{}: tensor `{name}`: {what}", self.path.display()));
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| describe(error.to_string()))?;
+        let view = file.tensor(name).map_err(|error| describe(error.to_string()))?;
         if view.dtype() != dtype {
-            return Err(describe(format!(
-                "its type is {:?}, not {dtype:?}",
-                view.dtype()
-            )));
+            return Err(describe(format!("its type is {:?}, not {dtype:?}", view.dtype())));
         }
         let (values, _) = view.data().as_chunks::<N>();
         Ok(Tensor {
@@ -135,10 +126,7 @@ mod tests {
 
     #[test]
     fn a_golden_file_is_read_with_shapes_and_typed_errors() {
-        let Some(golden) = require(
-            "shared",
-            Golden::open("golden/turboquant/turbo3.safetensors"),
-        ) else {
+        let Some(golden) = require("shared", Golden::open("golden/turboquant/turbo3.safetensors")) else {
             return;
         };
         let input = golden.f32("d256.input").unwrap();
@@ -146,20 +134,8 @@ mod tests {
         assert_eq!(input.rows().len(), 30);
         assert_eq!(golden.bytes("d256.bytes").unwrap().shape, [30, 100]);
         assert!(golden.names().contains(&"d64.dequant".to_owned()));
-        assert!(
-            golden
-                .bytes("d256.input")
-                .unwrap_err()
-                .to_string()
-                .contains("F32")
-        );
-        assert!(
-            golden
-                .f32("d17.input")
-                .unwrap_err()
-                .to_string()
-                .contains("d17.input")
-        );
+        assert!(golden.bytes("d256.input").unwrap_err().to_string().contains("F32"));
+        assert!(golden.f32("d17.input").unwrap_err().to_string().contains("d17.input"));
     }
 
     #[test]

@@ -47,11 +47,9 @@ impl Random {
     /// The stream `name` of a given seed.
     pub fn with_seed(seed: u64, name: &str) -> Self {
         // FNV-1a: std's hasher is not stable between releases.
-        let mixed = name
-            .bytes()
-            .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-            });
+        let mixed = name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
         Self {
             generator: StdRng::seed_from_u64(mixed),
         }
@@ -80,11 +78,7 @@ impl Random {
     pub fn odd_size(&mut self, range: RangeInclusive<usize>) -> usize {
         let candidates: Vec<usize> = range
             .clone()
-            .filter(|size| {
-                [2, 3, 5, 7]
-                    .iter()
-                    .all(|&factor| !size.is_multiple_of(factor))
-            })
+            .filter(|size| [2, 3, 5, 7].iter().all(|&factor| !size.is_multiple_of(factor)))
             .collect();
         assert!(
             !candidates.is_empty(),
@@ -95,9 +89,7 @@ impl Random {
 
     /// `len` indices below `bound`, repetitions allowed.
     pub fn indices(&mut self, len: usize, bound: usize) -> Vec<u32> {
-        (0..len)
-            .map(|_| self.generator.random_range(0..bound) as u32)
-            .collect()
+        (0..len).map(|_| self.generator.random_range(0..bound) as u32).collect()
     }
 
     /// `len` uniform bytes.
@@ -117,16 +109,12 @@ impl Random {
 
     /// Normal values times `scale`, rounded to f16.
     pub fn normals_f16(&mut self, len: usize, scale: f64) -> Vec<f16> {
-        (0..len)
-            .map(|_| f16::from_f64(self.normal() * scale))
-            .collect()
+        (0..len).map(|_| f16::from_f64(self.normal() * scale)).collect()
     }
 
     /// Normal values times `scale`, rounded to bf16.
     pub fn normals_bf16(&mut self, len: usize, scale: f64) -> Vec<bf16> {
-        (0..len)
-            .map(|_| bf16::from_f64(self.normal() * scale))
-            .collect()
+        (0..len).map(|_| bf16::from_f64(self.normal() * scale)).collect()
     }
 
     /// Activations as a transformer has them: normal values whose scale changes by run (a factor 2^-3 to 2^3 for every
@@ -146,10 +134,7 @@ impl Random {
 
     /// [`Random::activations`] rounded to f16.
     pub fn activations_f16(&mut self, len: usize) -> Vec<f16> {
-        self.activations(len)
-            .into_iter()
-            .map(f16::from_f32)
-            .collect()
+        self.activations(len).into_iter().map(f16::from_f32).collect()
     }
 
     /// `count` valid weight blocks of random bytes: every quant and sub-scale pattern may occur, the f16 scales are
@@ -206,9 +191,7 @@ mod tests {
         for _ in 0..100 {
             let size = random.odd_size(11..=500);
             assert!(
-                [2, 3, 5, 7]
-                    .iter()
-                    .all(|&factor| !size.is_multiple_of(factor)),
+                [2, 3, 5, 7].iter().all(|&factor| !size.is_multiple_of(factor)),
                 "{size}"
             );
         }

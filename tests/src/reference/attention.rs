@@ -42,11 +42,7 @@ impl Mask<'_> {
     pub fn added(&self, query: usize, key: usize, keys: usize) -> Option<f64> {
         match *self {
             Self::None => Some(0.0),
-            Self::Causal {
-                queries,
-                keys,
-                window,
-            } => {
+            Self::Causal { queries, keys, window } => {
                 let distance = queries[query].checked_sub(keys[key])?;
                 window.is_none_or(|window| distance < window).then_some(0.0)
             }
@@ -111,13 +107,7 @@ impl Attention {
 ///
 /// # Panics
 /// When the lengths do not fit the shape.
-pub fn attention(
-    shape: AttentionShape,
-    queries: &[f64],
-    keys: &[f64],
-    values: &[f64],
-    mask: Mask<'_>,
-) -> Attention {
+pub fn attention(shape: AttentionShape, queries: &[f64], keys: &[f64], values: &[f64], mask: Mask<'_>) -> Attention {
     let AttentionShape {
         heads,
         kv_heads,
@@ -167,15 +157,10 @@ pub fn attention(
             let k = &keys[key * key_row + kv_head * key_dim..][..key_dim];
             let dot: Sum = q.iter().zip(k).map(|(q, k)| q * k).collect();
             let scaled = dot.value * shape.scale;
-            let score = shape
-                .softcap
-                .map_or(scaled, |cap| cap * (scaled / cap).tanh())
-                + added;
+            let score = shape.softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh()) + added;
             statistics.maximum = statistics.maximum.max(score);
             statistics.magnitude = statistics.magnitude.max(dot.magnitude * shape.scale.abs());
-            statistics.root_energy = statistics
-                .root_energy
-                .max(dot.energy.sqrt() * shape.scale.abs());
+            statistics.root_energy = statistics.root_energy.max(dot.energy.sqrt() * shape.scale.abs());
             visible.push((key, score));
         }
         for (_, weight) in &mut visible {
@@ -183,25 +168,18 @@ pub fn attention(
             statistics.denominator += *weight;
         }
         statistics.visible = visible.len();
-        let value_of =
-            |key: usize, element: usize| values[key * value_row + kv_head * value_dim + element];
+        let value_of = |key: usize, element: usize| values[key * value_row + kv_head * value_dim + element];
         for element in 0..value_dim {
             result
                 .out
-                .push(weighted(&visible, statistics.denominator, |key| {
-                    value_of(key, element)
-                }));
+                .push(weighted(&visible, statistics.denominator, |key| value_of(key, element)));
         }
         result.scores.push(statistics);
     }
     result
 }
 
-fn weighted(
-    visible: &[(usize, f64)],
-    denominator: f64,
-    value_of: impl Fn(usize) -> f64,
-) -> Weighted {
+fn weighted(visible: &[(usize, f64)], denominator: f64, value_of: impl Fn(usize) -> f64) -> Weighted {
     let mut out = Weighted::default();
     for &(key, weight) in visible {
         let (value, share) = (value_of(key), weight / denominator);
@@ -236,19 +214,11 @@ mod tests {
     fn inputs(queries: usize, keys: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let mut random = Random::new("attention");
         let mut draw = |len| widen(&random.normals(len, 1.0));
-        (
-            draw(queries * 4 * 8),
-            draw(keys * 2 * 8),
-            draw(keys * 2 * 3),
-        )
+        (draw(queries * 4 * 8), draw(keys * 2 * 8), draw(keys * 2 * 3))
     }
 
     fn causal<'a>(queries: &'a [u32], keys: &'a [u32], window: Option<u32>) -> Mask<'a> {
-        Mask::Causal {
-            queries,
-            keys,
-            window,
-        }
+        Mask::Causal { queries, keys, window }
     }
 
     #[test]
@@ -325,13 +295,7 @@ mod tests {
     #[test]
     fn hidden_keys_do_not_matter_and_order_neither() {
         let (q, k, v) = inputs(1, 6);
-        let all = attention(
-            SHAPE,
-            &q,
-            &k,
-            &v,
-            causal(&[12], &[10, 11, 12, 13, 14, 15], None),
-        );
+        let all = attention(SHAPE, &q, &k, &v, causal(&[12], &[10, 11, 12, 13, 14, 15], None));
         let first = attention(SHAPE, &q, &k[..3 * 16], &v[..3 * 6], Mask::None);
         assert_eq!(all.values(), first.values());
 
@@ -355,10 +319,7 @@ mod tests {
         let result = attention(SHAPE, &q, &k, &v, Mask::Additive(&hide));
         assert_eq!(result.scores[0].visible, 2);
         let shifted = attention(SHAPE, &q, &k, &v, Mask::Additive(&[1.5; 3])).values();
-        for (a, b) in shifted
-            .iter()
-            .zip(attention(SHAPE, &q, &k, &v, Mask::None).values())
-        {
+        for (a, b) in shifted.iter().zip(attention(SHAPE, &q, &k, &v, Mask::None).values()) {
             assert!((a - b).abs() < 1e-14);
         }
     }

@@ -74,11 +74,7 @@ mod tests {
         for format in BlockFormat::ALL {
             let table = encode(format, &values);
             let got = gather(Table::Blocks(format, &table), 512, &[1], 1.0);
-            assert_eq!(
-                got,
-                format.decode(&encode(format, &values[512..1024])),
-                "{format}"
-            );
+            assert_eq!(got, format.decode(&encode(format, &values[512..1024])), "{format}");
         }
     }
 }

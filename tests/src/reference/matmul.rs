@@ -62,10 +62,7 @@ mod tests {
         let shape = MatmulShape { m: 2, n: 2, k: 3 };
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0_f32];
         let b = [1.0, 0.0, -1.0, 2.0, 1.0, 0.5];
-        assert_eq!(
-            values(&matmul_transposed(&a, &b, shape)),
-            [-2.0, 5.5, -2.0, 16.0]
-        );
+        assert_eq!(values(&matmul_transposed(&a, &b, shape)), [-2.0, 5.5, -2.0, 16.0]);
         let c = matmul(&a, &b, shape);
         assert_eq!(values(&c), [2.0, 5.5, 5.0, 13.0]);
         // first column of B: 1, -1, 1
@@ -75,15 +72,8 @@ mod tests {
     #[test]
     fn both_layouts_agree() {
         let mut random = Random::new("matmul layouts");
-        let shape = MatmulShape {
-            m: 13,
-            n: 11,
-            k: 29,
-        };
-        let (a, b) = (
-            random.activations_f16(13 * 29),
-            random.activations_f16(11 * 29),
-        );
+        let shape = MatmulShape { m: 13, n: 11, k: 29 };
+        let (a, b) = (random.activations_f16(13 * 29), random.activations_f16(11 * 29));
         let turned: Vec<f16> = (0..29 * 11).map(|i| b[i % 11 * 29 + i / 11]).collect();
         assert_eq!(matmul_transposed(&a, &b, shape), matmul(&a, &turned, shape));
     }

@@ -36,10 +36,7 @@ mod tests {
     #[test]
     fn a_row_worked_by_hand() {
         // mean square of (3, 4) is 12.5; with eps 3.5 the divisor is 4
-        assert_eq!(
-            rms_norm(&[3.0, 4.0], 2, Some(&[2.0, -1.0]), 3.5),
-            [1.5, -1.0]
-        );
+        assert_eq!(rms_norm(&[3.0, 4.0], 2, Some(&[2.0, -1.0]), 3.5), [1.5, -1.0]);
         assert_eq!(rms_norm(&[0.0, 0.0], 2, None, 1e-6), [0.0, 0.0]);
     }
 

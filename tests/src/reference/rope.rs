@@ -16,9 +16,7 @@ pub struct Rope<'a> {
 impl Rope<'_> {
     /// Angle of a pair at a position, radians.
     pub fn angle(&self, position: u32, pair: usize) -> f64 {
-        let divisor = self
-            .divisors
-            .map_or(1.0, |divisors| f64::from(divisors[pair]));
+        let divisor = self.divisors.map_or(1.0, |divisors| f64::from(divisors[pair]));
         f64::from(position) * self.theta.powf(-2.0 * pair as f64 / self.width as f64) / divisor
     }
 
@@ -30,10 +28,7 @@ impl Rope<'_> {
         self.check(x.len(), positions.len());
         let half = self.width / 2;
         let mut out = x.to_vec();
-        for (row, &position) in out
-            .chunks_exact_mut(x.len() / positions.len())
-            .zip(positions)
-        {
+        for (row, &position) in out.chunks_exact_mut(x.len() / positions.len()).zip(positions) {
             for head in row.chunks_exact_mut(self.head_dim) {
                 for pair in 0..half {
                     let (sin, cos) = self.angle(position, pair).sin_cos();
@@ -87,8 +82,7 @@ impl Rope<'_> {
             "{len} values are not {rows} rows of heads of {head_dim}"
         );
         assert!(
-            self.divisors
-                .is_none_or(|divisors| divisors.len() == width / 2),
+            self.divisors.is_none_or(|divisors| divisors.len() == width / 2),
             "a divisor for each pair"
         );
     }
@@ -128,10 +122,7 @@ mod tests {
     #[test]
     fn inner_products_depend_on_distance_only() {
         let mut random = Random::new("rope distance");
-        let (q, k) = (
-            widen(&random.normals(8, 1.0)),
-            widen(&random.normals(8, 1.0)),
-        );
+        let (q, k) = (widen(&random.normals(8, 1.0)), widen(&random.normals(8, 1.0)));
         let score = |a, b| -> f64 {
             FULL.apply(&q, &[a])
                 .iter()
@@ -149,10 +140,7 @@ mod tests {
         let narrow = Rope { width: 4, ..FULL };
         let out = narrow.apply(&x, &[9, 70]);
         for head in 0..2 {
-            assert_eq!(
-                out[head * 8 + 4..head * 8 + 8],
-                x[head * 8 + 4..head * 8 + 8]
-            );
+            assert_eq!(out[head * 8 + 4..head * 8 + 8], x[head * 8 + 4..head * 8 + 8]);
             assert_ne!(out[head * 8], x[head * 8]);
         }
         let stopped = Rope {

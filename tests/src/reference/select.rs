@@ -57,10 +57,7 @@ mod tests {
 
     #[test]
     fn top_k_is_sorted_and_starts_with_argmax() {
-        assert_eq!(
-            top_k(&[1.0, 2.0, 1.0, 2.0, 0.0], 3),
-            [(1, 2.0), (3, 2.0), (0, 1.0)]
-        );
+        assert_eq!(top_k(&[1.0, 2.0, 1.0, 2.0, 0.0], 3), [(1, 2.0), (3, 2.0), (0, 1.0)]);
         assert_eq!(top_k(&[1.0], 5), [(0, 1.0)]);
         let values = Random::new("top k").normals(997, 1.0);
         let top = top_k(&values, 41);

@@ -100,12 +100,7 @@ impl Comparison {
                               |---|---:|---:|---:|---:|---:|";
 
     /// Compares; `bounds` has one entry for each element.
-    pub fn new<T: Element>(
-        name: impl Into<String>,
-        got: &[T],
-        want: &[f64],
-        bounds: &[f64],
-    ) -> Self {
+    pub fn new<T: Element>(name: impl Into<String>, got: &[T], want: &[f64], bounds: &[f64]) -> Self {
         let mut comparison = Self {
             name: name.into(),
             seed: random::seed(),
@@ -126,12 +121,7 @@ impl Comparison {
     }
 
     /// Compares; one bound for all elements.
-    pub fn uniform<T: Element>(
-        name: impl Into<String>,
-        got: &[T],
-        want: &[f64],
-        bound: f64,
-    ) -> Self {
+    pub fn uniform<T: Element>(name: impl Into<String>, got: &[T], want: &[f64], bound: f64) -> Self {
         Self::new(name, got, want, &vec![bound; want.len()])
     }
 
@@ -202,10 +192,7 @@ impl Comparison {
                 "\n  worst: element {index}: got {got:?}, want {want:?}, error {error:.3e}, bound {bound:.3e}"
             );
         }
-        for (what, (count, first)) in [
-            ("never written", self.unwritten),
-            ("NaN or infinite", self.not_finite),
-        ] {
+        for (what, (count, first)) in [("never written", self.unwritten), ("NaN or infinite", self.not_finite)] {
             if let Some(first) = first {
                 text += &format!("\n  {what}: {count}, first element {first}");
             }
@@ -236,10 +223,7 @@ fn vacuity(got: usize, want: &[f64], bounds: &[f64]) -> Option<String> {
     if let Some(index) = want.iter().position(|want| !want.is_finite()) {
         return Some(format!("reference {index} is {}", want[index]));
     }
-    if let Some(index) = bounds
-        .iter()
-        .position(|bound| !(bound.is_finite() && *bound >= 0.0))
-    {
+    if let Some(index) = bounds.iter().position(|bound| !(bound.is_finite() && *bound >= 0.0)) {
         return Some(format!("bound {index} is {}", bounds[index]));
     }
     want.iter()
@@ -268,17 +252,9 @@ impl fmt::Display for Comparison {
 #[track_caller]
 pub fn assert_equal<T: PartialEq + fmt::Debug>(name: &str, got: &[T], want: &[T]) {
     let seed = random::seed();
-    assert_eq!(
-        got.len(),
-        want.len(),
-        "{name} (seed {seed}): number of elements"
-    );
+    assert_eq!(got.len(), want.len(), "{name} (seed {seed}): number of elements");
     assert!(!want.is_empty(), "{name} (seed {seed}): nothing to compare");
-    let differing = got
-        .iter()
-        .zip(want)
-        .filter(|(got, want)| got != want)
-        .count();
+    let differing = got.iter().zip(want).filter(|(got, want)| got != want).count();
     if let Some(index) = (0..want.len()).find(|&index| got[index] != want[index]) {
         panic!(
             "{name} (seed {seed}): {differing} of {} elements differ\n  first: element {index}: got {:?}, want {:?}",
@@ -309,10 +285,7 @@ mod tests {
             (0.25, 0.0625, 0.625)
         );
         assert_eq!(comparison.worst.map(|worst| worst.index), Some(1));
-        assert_eq!(
-            comparison.to_string(),
-            "| case | 4 | 2.50e-1 | 6.25e-2 | 0.6250 | 1 |"
-        );
+        assert_eq!(comparison.to_string(), "| case | 4 | 2.50e-1 | 6.25e-2 | 0.6250 | 1 |");
         let columns = |line: &str| line.matches('|').count();
         assert_eq!(
             columns(Comparison::HEADER.lines().next().unwrap()),
@@ -364,10 +337,7 @@ mod tests {
         let mut got = poisoned::<f32>(4);
         got[0] = 1.0;
         let comparison = Comparison::new("case", &got, &WANT, &BOUNDS);
-        assert_eq!(
-            (comparison.unwritten, comparison.not_finite),
-            ((3, Some(1)), (0, None))
-        );
+        assert_eq!((comparison.unwritten, comparison.not_finite), ((3, Some(1)), (0, None)));
         assert!(
             comparison
                 .failure()

@@ -185,19 +185,14 @@ pub struct AttentionArithmetic {
 ///
 /// Rounding queries dominates all else by far. Tests that draw queries which f16 holds exactly, and say
 /// `query_unit: 0.0`, see much smaller defects.
-pub fn softmax_weighted_sum(
-    arithmetic: &AttentionArithmetic,
-    scores: &ScoreStatistics,
-    out: &Weighted,
-) -> f64 {
+pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStatistics, out: &Weighted) -> f64 {
     let exponent = 12.0 * UNIT_F32 * scores.magnitude;
     let systematic = dot_f16_inputs(arithmetic.key_dim, scores.magnitude)
         + input_rounding(scores.root_energy, arithmetic.query_unit)
         + (1 + arithmetic.steps) as f64 * (exponent + 4.0 * UNIT_F32);
     let independent = input_rounding(scores.root_energy, arithmetic.key_unit);
     let delta = systematic + independent;
-    let first_order =
-        systematic * out.deviation + independent * out.deviation.min(out.deviation_energy.sqrt());
+    let first_order = systematic * out.deviation + independent * out.deviation.min(out.deviation_energy.sqrt());
     let moved = delta.exp() * (first_order + (delta.exp_m1() - delta) * out.deviation);
 
     let sums = 2.0
@@ -205,9 +200,7 @@ pub fn softmax_weighted_sum(
             matrix_roundings(scores.visible) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
         );
-    let narrowed = |unit: f64, magnitude: f64, energy: f64| {
-        (unit * magnitude).min(input_rounding(energy.sqrt(), unit))
-    };
+    let narrowed = |unit: f64, magnitude: f64, energy: f64| (unit * magnitude).min(input_rounding(energy.sqrt(), unit));
     let values = narrowed(arithmetic.value_unit, out.magnitude, out.energy);
     // the denominator may sum the weights before or after they were rounded
     let weights = narrowed(arithmetic.weight_unit, out.magnitude, out.energy).max(narrowed(
@@ -253,26 +246,14 @@ mod tests {
         let mut x = Random::new("tolerance norm").normals(cols, 1.0);
         x[cols - 1] = 1.5;
         let want = exact_rms_norm(&widen(&x), cols, None, 1e-6);
-        let bounds: Vec<f64> = want
-            .iter()
-            .map(|&value| rms_norm(chain(cols, lanes), value))
-            .collect();
+        let bounds: Vec<f64> = want.iter().map(|&value| rms_norm(chain(cols, lanes), value)).collect();
         let evaluate = |used: usize| -> Vec<f32> {
             let mut partial: Vec<f32> = (0..lanes)
-                .map(|lane| {
-                    x[..used]
-                        .iter()
-                        .skip(lane)
-                        .step_by(lanes)
-                        .fold(0.0, |s, v| s + v * v)
-                })
+                .map(|lane| x[..used].iter().skip(lane).step_by(lanes).fold(0.0, |s, v| s + v * v))
                 .collect();
             while partial.len() > 1 {
                 let high = partial.split_off(partial.len() / 2);
-                partial
-                    .iter_mut()
-                    .zip(high)
-                    .for_each(|(low, high)| *low += high);
+                partial.iter_mut().zip(high).for_each(|(low, high)| *low += high);
             }
             let inverse = 1.0 / (partial[0] / cols as f32 + 1e-6).sqrt();
             x.iter().map(|value| value * inverse).collect()
@@ -286,21 +267,11 @@ mod tests {
     #[test]
     fn f32_matmul_is_within_its_bound_and_a_lost_term_is_not() {
         let mut random = Random::new("tolerance matmul");
-        let shape = MatmulShape {
-            m: 5,
-            n: 7,
-            k: 1009,
-        };
-        let (a, b) = (
-            random.normals_f16(5 * 1009, 1.0),
-            random.normals_f16(7 * 1009, 1.0),
-        );
+        let shape = MatmulShape { m: 5, n: 7, k: 1009 };
+        let (a, b) = (random.normals_f16(5 * 1009, 1.0), random.normals_f16(7 * 1009, 1.0));
         let exact = matmul_transposed(&a, &b, shape);
         let want: Vec<f64> = exact.iter().map(|sum| sum.value).collect();
-        let bounds: Vec<f64> = exact
-            .iter()
-            .map(|sum| dot_f16_inputs(shape.k, sum.magnitude))
-            .collect();
+        let bounds: Vec<f64> = exact.iter().map(|sum| dot_f16_inputs(shape.k, sum.magnitude)).collect();
         let evaluate = |k: usize| -> Vec<f32> {
             let dot = |i: usize| {
                 let (a, b) = (&a[i / 7 * 1009..][..k], &b[i % 7 * 1009..][..k]);
@@ -380,21 +351,12 @@ mod tests {
     /// An online softmax in steps of 16 keys, with queries and weights in f16, as a kernel does it.
     fn online_softmax(q: &[f32], k: &[f16], v: &[f16], skipped: Option<usize>) -> Vec<f32> {
         let q: Vec<f32> = q.iter().map(|&q| f16::from_f32(q).to_f32()).collect();
-        let (mut maximum, mut denominator, mut sums) =
-            (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; DIM]);
+        let (mut maximum, mut denominator, mut sums) = (f32::NEG_INFINITY, 0.0_f32, vec![0.0_f32; DIM]);
         for first in (0..KEYS).step_by(STEP) {
             let range = first..(first + STEP).min(KEYS);
             let score = |key: usize| {
-                let dot = q
-                    .iter()
-                    .zip(&k[key * DIM..])
-                    .map(|(q, k)| q * k.to_f32())
-                    .sum();
-                if skipped == Some(key) {
-                    f32::NEG_INFINITY
-                } else {
-                    dot
-                }
+                let dot = q.iter().zip(&k[key * DIM..]).map(|(q, k)| q * k.to_f32()).sum();
+                if skipped == Some(key) { f32::NEG_INFINITY } else { dot }
             };
             let scores: Vec<f32> = range.clone().map(score).collect();
             let next = scores.iter().fold(maximum, |a, &b| a.max(b));
@@ -418,14 +380,8 @@ mod tests {
     fn online_softmax_is_within_its_bound_and_a_lost_key_is_not() {
         let mut random = Random::new("tolerance attention");
         let f32_queries = random.normals(DIM, 1.0 / 8.0);
-        let f16_queries: Vec<f32> = f32_queries
-            .iter()
-            .map(|&q| f16::from_f32(q).to_f32())
-            .collect();
-        let (k, v) = (
-            random.normals_f16(KEYS * DIM, 1.0),
-            random.normals_f16(KEYS * DIM, 1.0),
-        );
+        let f16_queries: Vec<f32> = f32_queries.iter().map(|&q| f16::from_f32(q).to_f32()).collect();
+        let (k, v) = (random.normals_f16(KEYS * DIM, 1.0), random.normals_f16(KEYS * DIM, 1.0));
         let shape = AttentionShape {
             heads: 1,
             kv_heads: 1,
@@ -461,13 +417,8 @@ mod tests {
             comparison.assert();
             assert!(comparison.max_ratio > 0.005, "{comparison}");
             if query_unit == 0.0 {
-                let found = (0..KEYS)
-                    .filter(|&key| !compare(Some(key)).passed())
-                    .count();
-                assert!(
-                    found * 10 >= KEYS * 8,
-                    "{found} of {KEYS} lost keys are found"
-                );
+                let found = (0..KEYS).filter(|&key| !compare(Some(key)).passed()).count();
+                assert!(found * 10 >= KEYS * 8, "{found} of {KEYS} lost keys are found");
             }
         }
     }

@@ -41,17 +41,13 @@ impl Activations {
         );
         let mut row = Self::default();
         for block in values.chunks_exact(ACTIVATION_BLOCK) {
-            let scale = block
-                .iter()
-                .fold(0.0_f32, |largest, value| largest.max(value.abs()))
-                / 127.0;
+            let scale = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
             let quantise = |value: &f32| match scale {
                 0.0 => 0,
                 _ => (value / scale).round_ties_even().clamp(-127.0, 127.0) as i8,
             };
             let quants: Vec<i8> = block.iter().map(quantise).collect();
-            row.sums
-                .push(quants.iter().map(|&quant| i32::from(quant)).sum());
+            row.sums.push(quants.iter().map(|&quant| i32::from(quant)).sum());
             row.quants.extend(quants);
             row.scales.push(scale);
         }
@@ -100,10 +96,7 @@ mod tests {
         let row = Activations::quantise(&values);
         for (index, decoded) in row.dequantise().into_iter().enumerate() {
             let bound = tolerance::int8_rounding(row.scales[index / 32]);
-            assert!(
-                (decoded - f64::from(values[index])).abs() <= bound,
-                "value {index}"
-            );
+            assert!((decoded - f64::from(values[index])).abs() <= bound, "value {index}");
         }
     }
 }

@@ -40,14 +40,7 @@ impl fmt::Display for BlockFormat {
 
 impl BlockFormat {
     /// Every format.
-    pub const ALL: [Self; 6] = [
-        Self::Q4_0,
-        Self::Q5_0,
-        Self::Q8_0,
-        Self::Q4_K,
-        Self::Q5_K,
-        Self::Q6_K,
-    ];
+    pub const ALL: [Self; 6] = [Self::Q4_0, Self::Q5_0, Self::Q8_0, Self::Q4_K, Self::Q5_K, Self::Q6_K];
 
     /// Name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -119,10 +112,7 @@ impl BlockFormat {
     /// # Panics
     /// When `blocks` is not a whole number of blocks.
     pub fn decode(self, blocks: &[u8]) -> Vec<f64> {
-        self.decode_terms(blocks)
-            .into_iter()
-            .map(Term::weight)
-            .collect()
+        self.decode_terms(blocks).into_iter().map(Term::weight).collect()
     }
 
     /// Weights of whole blocks, in two exact parts.
@@ -146,13 +136,10 @@ impl BlockFormat {
     fn term(self, block: &[u8], element: usize) -> Term {
         match self {
             Self::Q8_0 => scaled(f16_at(block, 0) * f64::from(block[2 + element] as i8)),
-            Self::Q4_0 => scaled(
-                f16_at(block, 0) * (f64::from(half_split_nibble(&block[2..18], element)) - 8.0),
-            ),
+            Self::Q4_0 => scaled(f16_at(block, 0) * (f64::from(half_split_nibble(&block[2..18], element)) - 8.0)),
             Self::Q5_0 => {
                 let high_bits = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-                let quant = u32::from(half_split_nibble(&block[6..22], element))
-                    | (high_bits >> element & 1) << 4;
+                let quant = u32::from(half_split_nibble(&block[6..22], element)) | (high_bits >> element & 1) << 4;
                 scaled(f16_at(block, 0) * (f64::from(quant) - 16.0))
             }
             Self::Q4_K => {
@@ -170,10 +157,7 @@ impl BlockFormat {
 }
 
 fn scaled(scaled: f64) -> Term {
-    Term {
-        scaled,
-        offset: 0.0,
-    }
+    Term { scaled, offset: 0.0 }
 }
 
 fn f16_at(block: &[u8], offset: usize) -> f64 {
@@ -189,11 +173,7 @@ fn half_split_nibble(quants: &[u8], element: usize) -> u8 {
 /// Q4_K and Q5_K: 32 bytes hold 64 elements, the low nibbles first.
 fn paired_nibble(quants: &[u8], element: usize) -> u8 {
     let byte = quants[element / 64 * 32 + element % 32];
-    if element % 64 < 32 {
-        byte & 15
-    } else {
-        byte >> 4
-    }
+    if element % 64 < 32 { byte & 15 } else { byte >> 4 }
 }
 
 /// Q4_K and Q5_K: `d * scale * quant - dmin * minimum`.
@@ -221,11 +201,7 @@ fn q6_k_term(block: &[u8], element: usize) -> Term {
     let (half, inside) = (element / 128, element % 128);
     let (quarter, lane) = (inside / 32, inside % 32);
     let low_byte = block[64 * half + lane + 32 * (quarter % 2)];
-    let low = if quarter < 2 {
-        low_byte & 15
-    } else {
-        low_byte >> 4
-    };
+    let low = if quarter < 2 { low_byte & 15 } else { low_byte >> 4 };
     let high = block[128 + 32 * half + lane] >> (2 * quarter) & 3;
     let scale = block[192 + 8 * half + inside / 16] as i8;
     let quant = f64::from(low | high << 4) - 32.0;
@@ -280,11 +256,7 @@ mod tests {
                 block[4 + target - 4] = 53 >> 4 << 6;
                 block[4 + target] = 42 >> 4 << 6;
             }
-            for (element, term) in BlockFormat::Q4_K
-                .decode_terms(&block)
-                .into_iter()
-                .enumerate()
-            {
+            for (element, term) in BlockFormat::Q4_K.decode_terms(&block).into_iter().enumerate() {
                 let expected = if element / 32 == target {
                     (53.0, 21.0)
                 } else {
@@ -307,10 +279,7 @@ mod tests {
         block[16 + 7] = 1 | 1 << 4;
         block[48 + 7] = 0x03;
         let weights = BlockFormat::Q5_K.decode(&block);
-        assert_eq!(
-            (weights[7], weights[32 * 4 + 7], weights[8]),
-            (19.0, 16.0, 0.0)
-        );
+        assert_eq!((weights[7], weights[32 * 4 + 7], weights[8]), (19.0, 16.0, 0.0));
     }
 
     /// Every element in turn is given a quant of its own, written by the layout read the other way round.
@@ -322,18 +291,10 @@ mod tests {
             let mut block = with_scale(vec![0; 210], 208, 1.0);
             block[192 + element / 16] = 0xfe; // -2
             let ql = 64 * half + [0, 32, 0, 32][inside / 32] + inside % 32;
-            block[ql] = if inside < 64 {
-                quant & 15
-            } else {
-                (quant & 15) << 4
-            };
+            block[ql] = if inside < 64 { quant & 15 } else { (quant & 15) << 4 };
             block[128 + 32 * half + inside % 32] = quant >> 4 << [0, 2, 4, 6][inside / 32];
             let weights = BlockFormat::Q6_K.decode(&block);
-            assert_eq!(
-                weights[element],
-                -2.0 * (f64::from(quant) - 32.0),
-                "element {element}"
-            );
+            assert_eq!(weights[element], -2.0 * (f64::from(quant) - 32.0), "element {element}");
         }
     }
 
@@ -359,17 +320,9 @@ mod tests {
                 block[offset..offset + 2].copy_from_slice(&f16::from_f32(0.015625).to_le_bytes());
             }
             let weights = format.decode(&block);
-            let moment: f64 = weights
-                .iter()
-                .zip(1..)
-                .map(|(w, place)| w * f64::from(place))
-                .sum();
+            let moment: f64 = weights.iter().zip(1..).map(|(w, place)| w * f64::from(place)).sum();
             let energy: f64 = weights.iter().map(|w| w * w).sum();
-            assert_eq!(
-                (moment, energy),
-                (expected_moment, expected_energy),
-                "{format}"
-            );
+            assert_eq!((moment, energy), (expected_moment, expected_energy), "{format}");
         }
     }
 

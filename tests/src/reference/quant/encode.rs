@@ -12,10 +12,7 @@ use super::decode::BlockFormat;
 /// When `values` is not a whole number of blocks or not finite.
 pub fn encode(format: BlockFormat, values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; format.row_bytes(values.len())];
-    assert!(
-        values.iter().all(|value| value.is_finite()),
-        "weights must be finite"
-    );
+    assert!(values.iter().all(|value| value.is_finite()), "weights must be finite");
     for (block, values) in bytes
         .chunks_exact_mut(format.bytes())
         .zip(values.chunks_exact(format.elements()))
@@ -31,9 +28,7 @@ pub fn encode(format: BlockFormat, values: &[f32]) -> Vec<u8> {
 }
 
 fn largest(values: &[f32]) -> f32 {
-    values
-        .iter()
-        .fold(0.0, |largest, value| largest.max(value.abs()))
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
 /// Stores a scale as f16 and returns what was stored.
@@ -62,11 +57,7 @@ fn encode_q8_0(block: &mut [u8], values: &[f32]) {
 }
 
 fn encode_centred(format: BlockFormat, block: &mut [u8], values: &[f32]) {
-    let (centre, quants_at) = if format == BlockFormat::Q4_0 {
-        (8, 2)
-    } else {
-        (16, 6)
-    };
+    let (centre, quants_at) = if format == BlockFormat::Q4_0 { (8, 2) } else { (16, 6) };
     let step = store_scale(block, 0, largest(values) / (centre - 1) as f32);
     let mut high_bits = 0_u32;
     for (element, &value) in values.iter().enumerate() {
@@ -89,16 +80,8 @@ fn encode_with_minima(format: BlockFormat, block: &mut [u8], values: &[f32]) {
             ((high - low) / top as f32, -low)
         })
         .collect();
-    let scale_step = store_scale(
-        block,
-        0,
-        spans.iter().fold(0.0_f32, |a, span| a.max(span.0)) / 63.0,
-    );
-    let minimum_step = store_scale(
-        block,
-        2,
-        spans.iter().fold(0.0_f32, |a, span| a.max(span.1)) / 63.0,
-    );
+    let scale_step = store_scale(block, 0, spans.iter().fold(0.0_f32, |a, span| a.max(span.0)) / 63.0);
+    let minimum_step = store_scale(block, 2, spans.iter().fold(0.0_f32, |a, span| a.max(span.1)) / 63.0);
     for (index, part) in values.chunks_exact(32).enumerate() {
         let scale = nearest(spans[index].0, scale_step, 0, 63) as u8;
         let minimum = nearest(spans[index].1, minimum_step, 0, 63) as u8;
@@ -127,10 +110,7 @@ fn store_scale_and_minimum(packed: &mut [u8], index: usize, scale: u8, minimum: 
 }
 
 fn encode_q6_k(block: &mut [u8], values: &[f32]) {
-    let steps: Vec<f32> = values
-        .chunks_exact(16)
-        .map(|part| largest(part) / 31.0)
-        .collect();
+    let steps: Vec<f32> = values.chunks_exact(16).map(|part| largest(part) / 31.0).collect();
     let scale_step = store_scale(block, 208, largest(&steps) / 127.0);
     for (index, part) in values.chunks_exact(16).enumerate() {
         let scale = nearest(steps[index], scale_step, 0, 127);
@@ -174,10 +154,7 @@ mod tests {
                 .sum();
             let energy: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
             let relative = (error / energy).sqrt();
-            assert!(
-                relative < limit && relative > limit / 4.0,
-                "{format}: {relative}"
-            );
+            assert!(relative < limit && relative > limit / 4.0, "{format}: {relative}");
         }
     }
 
@@ -185,10 +162,7 @@ mod tests {
     fn zero_blocks_decode_to_zero() {
         for format in BlockFormat::ALL {
             let bytes = encode(format, &vec![0.0; format.elements()]);
-            assert!(
-                format.decode(&bytes).iter().all(|&weight| weight == 0.0),
-                "{format}"
-            );
+            assert!(format.decode(&bytes).iter().all(|&weight| weight == 0.0), "{format}");
         }
     }
 
@@ -199,9 +173,6 @@ mod tests {
             .map(|v| v.clamp(-127.0, 127.0))
             .collect();
         let decoded = BlockFormat::Q8_0.decode(&encode(BlockFormat::Q8_0, &values));
-        assert_eq!(
-            decoded,
-            values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>()
-        );
+        assert_eq!(decoded, values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
     }
 }

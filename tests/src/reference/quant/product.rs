@@ -10,11 +10,7 @@ use crate::reference::Sum;
 /// When the lengths differ.
 pub fn row_product(format: BlockFormat, weights: &[u8], activations: &[f32]) -> Sum {
     let terms = format.decode_terms(weights);
-    assert_eq!(
-        terms.len(),
-        activations.len(),
-        "weights and activations of a row"
-    );
+    assert_eq!(terms.len(), activations.len(), "weights and activations of a row");
     terms
         .iter()
         .zip(activations)
@@ -40,11 +36,7 @@ pub fn row_product_int8(format: BlockFormat, weights: &[u8], activations: &Activ
     for (index, run) in terms.chunks_exact(format.sub_block()).enumerate() {
         let first = index * format.sub_block();
         let scale = f64::from(activations.scales[first / ACTIVATION_BLOCK]);
-        let quants = || {
-            activations.quants[first..]
-                .iter()
-                .map(|&quant| f64::from(quant))
-        };
+        let quants = || activations.quants[first..].iter().map(|&quant| f64::from(quant));
         sum.add(
             scale
                 * run
@@ -95,21 +87,11 @@ mod tests {
 
             let exact: f64 = decoded.iter().zip(&x).map(|(w, &x)| w * f64::from(x)).sum();
             let product = row_product(format, &weights, &x);
-            assert!(
-                (product.value - exact).abs() <= 1e-12 * product.magnitude,
-                "{format}"
-            );
+            assert!((product.value - exact).abs() <= 1e-12 * product.magnitude, "{format}");
 
-            let int8: f64 = decoded
-                .iter()
-                .zip(quantised.dequantise())
-                .map(|(w, x)| w * x)
-                .sum();
+            let int8: f64 = decoded.iter().zip(quantised.dequantise()).map(|(w, x)| w * x).sum();
             let product = row_product_int8(format, &weights, &quantised);
-            assert!(
-                (product.value - int8).abs() <= 1e-12 * product.magnitude,
-                "{format}"
-            );
+            assert!((product.value - int8).abs() <= 1e-12 * product.magnitude, "{format}");
             assert!(product.magnitude >= product.value.abs(), "{format}");
 
             let bound = tolerance::int8_activations(&decoded, &quantised.scales);
@@ -146,12 +128,9 @@ mod tests {
                         i32::from(quant) * i32::from(x.quants[b * 256 + j * 32 + l])
                     })
                     .sum();
-                let (scale, minimum) = (
-                    i32::from(scale) * dot,
-                    i32::from(minimum) * x.sums[b * 8 + j],
-                );
-                expected += f64::from(x.scales[b * 8 + j])
-                    * (f16_at(0) * f64::from(scale) - f16_at(2) * f64::from(minimum));
+                let (scale, minimum) = (i32::from(scale) * dot, i32::from(minimum) * x.sums[b * 8 + j]);
+                expected +=
+                    f64::from(x.scales[b * 8 + j]) * (f16_at(0) * f64::from(scale) - f16_at(2) * f64::from(minimum));
             }
         }
         let product = row_product_int8(BlockFormat::Q4_K, &weights, &x);

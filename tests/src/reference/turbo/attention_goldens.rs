@@ -22,15 +22,9 @@ fn turbo(name: &str) -> Option<&'static Codec> {
 /// What a cache of the named type gives back for `[cells, heads, dim]`, in the domain it is stored in.
 fn cached(name: &str, rows: &Tensor<f32>) -> Vec<f64> {
     match (name, turbo(name)) {
-        (_, Some(codec)) => {
-            codec.decode_row_f64(&codec.encode_row(&rows.values, ScaleRange::Unclamped))
-        }
+        (_, Some(codec)) => codec.decode_row_f64(&codec.encode_row(&rows.values, ScaleRange::Unclamped)),
         ("q8_0", _) => BlockFormat::Q8_0.decode(&encode(BlockFormat::Q8_0, &rows.values)),
-        _ => rows
-            .values
-            .iter()
-            .map(|&value| f16::from_f32(value).to_f64())
-            .collect(),
+        _ => rows.values.iter().map(|&value| f16::from_f32(value).to_f64()).collect(),
     }
 }
 
@@ -57,10 +51,7 @@ fn limit(keys: &str, values: &str) -> f64 {
 
 #[test]
 fn attention_over_cached_blocks_meets_the_goldens() {
-    let Some(golden) = require(
-        "shared",
-        Golden::open("golden/turboquant/attention.safetensors"),
-    ) else {
+    let Some(golden) = require("shared", Golden::open("golden/turboquant/attention.safetensors")) else {
         return;
     };
     let mut compared = 0;
@@ -75,20 +66,14 @@ fn attention_over_cached_blocks_meets_the_goldens() {
             scale: 1.0,
             softcap: None,
         };
-        let run = |q: &[f64], k: &[f64], v: &[f64]| {
-            attention(shape, q, k, v, Mask::Additive(&mask.values)).values()
-        };
+        let run = |q: &[f64], k: &[f64], v: &[f64]| attention(shape, q, k, v, Mask::Additive(&mask.values)).values();
         let exact = run(&widen(&q.values), &widen(&k.values), &widen(&v.values));
         assert!(
             relative_distance(&exact, &read("ref_unquantized").values) < 1e-6,
             "d{dim}"
         );
 
-        for (name, codec) in [
-            ("turbo2", &TURBO2),
-            ("turbo3", &TURBO3),
-            ("turbo4", &TURBO4_COMPAT),
-        ] {
+        for (name, codec) in [("turbo2", &TURBO2), ("turbo3", &TURBO3), ("turbo4", &TURBO4_COMPAT)] {
             for (side, rows) in [("kbytes", &k), ("vbytes", &v)] {
                 let Ok(bytes) = golden.bytes(&format!("d{dim}.{side}.{name}")) else {
                     continue;
@@ -102,11 +87,7 @@ fn attention_over_cached_blocks_meets_the_goldens() {
         }
 
         let prefix = format!("d{dim}.out.");
-        for name in golden
-            .names()
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-        {
+        for name in golden.names().iter().filter_map(|name| name.strip_prefix(&prefix)) {
             let (key_type, value_type) = name.split_once('.').unwrap();
             let mut queries = widen(&q.values);
             if turbo(key_type).is_some() {
@@ -116,18 +97,9 @@ fn attention_over_cached_blocks_meets_the_goldens() {
             if turbo(value_type).is_some() {
                 out = rotation::rotate_f64(&out, Direction::Inverse);
             }
-            let distance = relative_distance(
-                &out,
-                &golden.f32(&format!("{prefix}{name}")).unwrap().values,
-            );
-            assert!(
-                distance < limit(key_type, value_type),
-                "d{dim} {name}: {distance:.2e}"
-            );
-            eprintln!(
-                "d{dim} {name}: {distance:.1e} of {:.1e}",
-                limit(key_type, value_type)
-            );
+            let distance = relative_distance(&out, &golden.f32(&format!("{prefix}{name}")).unwrap().values);
+            assert!(distance < limit(key_type, value_type), "d{dim} {name}: {distance:.2e}");
+            eprintln!("d{dim} {name}: {distance:.1e} of {:.1e}", limit(key_type, value_type));
             compared += 1;
         }
     }

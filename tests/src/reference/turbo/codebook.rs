@@ -26,18 +26,12 @@ impl Codec {
     /// Codewords in ascending order: `2^bits`.
     pub fn codewords(&self) -> Vec<f32> {
         let lower = self.positive_codewords.iter().rev().map(|word| -word);
-        lower
-            .chain(self.positive_codewords.iter().copied())
-            .collect()
+        lower.chain(self.positive_codewords.iter().copied()).collect()
     }
 
     /// Thresholds in ascending order: `2^bits - 1`.
     pub fn thresholds(&self) -> Vec<f32> {
-        let lower = self
-            .positive_thresholds
-            .iter()
-            .rev()
-            .map(|threshold| -threshold);
+        let lower = self.positive_thresholds.iter().rev().map(|threshold| -threshold);
         lower
             .chain([0.0])
             .chain(self.positive_thresholds.iter().copied())
@@ -82,9 +76,7 @@ pub const TURBO4_COMPAT: Codec = Codec {
     positive_codewords: &[
         0.006938, 0.020989, 0.035597, 0.051262, 0.068756, 0.089527, 0.117195, 0.173926,
     ],
-    positive_thresholds: &[
-        0.013963, 0.028293, 0.043430, 0.060009, 0.079142, 0.103361, 0.145560,
-    ],
+    positive_thresholds: &[0.013963, 0.028293, 0.043430, 0.060009, 0.079142, 0.103361, 0.145560],
 };
 
 /// 4 bits: scale @0, two reserved zero bytes, indices @4. The codebook is the least-squares one for coordinates of unit
@@ -94,9 +86,7 @@ pub const TURBO4: Codec = Codec {
     positive_codewords: &[
         0.011304, 0.034157, 0.057781, 0.082839, 0.110300, 0.141817, 0.180847, 0.237673,
     ],
-    positive_thresholds: &[
-        0.022731, 0.045969, 0.070310, 0.096570, 0.126059, 0.161332, 0.209260,
-    ],
+    positive_thresholds: &[0.022731, 0.045969, 0.070310, 0.096570, 0.126059, 0.161332, 0.209260],
     ..TURBO4_COMPAT
 };
 
@@ -112,11 +102,7 @@ mod tests {
             assert_eq!(thresholds.len(), codewords.len() - 1, "{}", codec.name);
             for (index, &threshold) in thresholds.iter().enumerate() {
                 let (below, above) = (codewords[index], codewords[index + 1]);
-                assert!(
-                    below < threshold && threshold < above,
-                    "{}: {index}",
-                    codec.name
-                );
+                assert!(below < threshold && threshold < above, "{}: {index}", codec.name);
                 // a nearest-neighbour rule has its thresholds halfway; the tables are rounded to six decimals
                 assert!(
                     (threshold - (below + above) / 2.0).abs() < 1.5e-6,

@@ -36,31 +36,17 @@ impl Codec {
     ///    top index);
     /// 4. m = √(Σ codeword²); scale = n / m, stored as f16: the decoded group has the norm of the original.
     pub fn encode_group(&self, values: &[f32; GROUP], range: ScaleRange) -> EncodedGroup {
-        let norm = values
-            .iter()
-            .fold(0.0_f32, |sum, value| sum + value * value)
-            .sqrt();
-        let inverse = if norm > SMALLEST_NORM {
-            1.0 / norm
-        } else {
-            0.0
-        };
+        let norm = values.iter().fold(0.0_f32, |sum, value| sum + value * value).sqrt();
+        let inverse = if norm > SMALLEST_NORM { 1.0 / norm } else { 0.0 };
         let mut unit_rotated = values.map(|value| value * inverse);
         rotation::rotate(&mut unit_rotated, Direction::Forward);
 
         let (thresholds, codewords) = (self.thresholds(), self.codewords());
-        let index_of = |value: f32| {
-            thresholds
-                .iter()
-                .filter(|&&threshold| above(value, threshold))
-                .count()
-        };
+        let index_of = |value: f32| thresholds.iter().filter(|&&threshold| above(value, threshold)).count();
         let indices: Vec<usize> = unit_rotated.iter().map(|&value| index_of(value)).collect();
         let codeword_norm = indices
             .iter()
-            .fold(0.0_f32, |sum, &index| {
-                sum + codewords[index] * codewords[index]
-            })
+            .fold(0.0_f32, |sum, &index| sum + codewords[index] * codewords[index])
             .sqrt();
         let scale = if codeword_norm > SMALLEST_NORM {
             norm / codeword_norm
@@ -73,10 +59,7 @@ impl Codec {
         for (element, &index) in indices.iter().enumerate() {
             self.store_index(&mut bytes, element, index);
         }
-        EncodedGroup {
-            bytes,
-            unit_rotated,
-        }
+        EncodedGroup { bytes, unit_rotated }
     }
 
     /// Encodes a row, padded with zeros to whole groups.
@@ -111,9 +94,7 @@ impl Codec {
     /// # Panics
     /// When `blocks` is not whole blocks.
     pub fn decode_row_f64(&self, blocks: &[u8]) -> Vec<f64> {
-        self.decode_with(blocks, |codeword, scale| {
-            f64::from(codeword) * f64::from(scale)
-        })
+        self.decode_with(blocks, |codeword, scale| f64::from(codeword) * f64::from(scale))
     }
 
     fn decode_with<T>(&self, blocks: &[u8], value: impl Fn(f32, f32) -> T) -> Vec<T> {
@@ -128,9 +109,7 @@ impl Codec {
         let mut values = Vec::with_capacity(blocks.len() / self.block_bytes * GROUP);
         for block in blocks.chunks_exact(self.block_bytes) {
             let scale = block_scale(block).to_f32();
-            values.extend(
-                (0..GROUP).map(|element| value(codewords[self.load_index(block, element)], scale)),
-            );
+            values.extend((0..GROUP).map(|element| value(codewords[self.load_index(block, element)], scale)));
         }
         values
     }
@@ -139,8 +118,7 @@ impl Codec {
     pub fn load_index(&self, block: &[u8], element: usize) -> usize {
         let bits = self.packed_bits();
         let per_byte = 8 / bits;
-        let low = block[self.indices_at + element / per_byte] >> (element % per_byte * bits)
-            & ((1 << bits) - 1);
+        let low = block[self.indices_at + element / per_byte] >> (element % per_byte * bits) & ((1 << bits) - 1);
         let high = self
             .high_bits_at
             .map_or(0, |at| block[at + element / 8] >> (element % 8) & 1);
@@ -208,11 +186,7 @@ mod tests {
         let Some(unit_rotated) = require("shared", open("unit_rotated")) else {
             return;
         };
-        for (file, codec) in [
-            ("turbo2", &TURBO2),
-            ("turbo3", &TURBO3),
-            ("turbo4", &TURBO4_COMPAT),
-        ] {
+        for (file, codec) in [("turbo2", &TURBO2), ("turbo3", &TURBO3), ("turbo4", &TURBO4_COMPAT)] {
             let golden = open(file).unwrap();
             for dim in [64, 128, 256, 512] {
                 let input = golden.f32(&format!("d{dim}.input")).unwrap();
@@ -223,13 +197,8 @@ mod tests {
                 for (row, input) in input.rows().enumerate() {
                     let at = format!("{file}, d{dim}, row {row}");
                     let groups = codec.encode_groups(input, ScaleRange::Unclamped);
-                    let coordinates: Vec<f32> =
-                        groups.iter().flat_map(|group| group.unit_rotated).collect();
-                    assert_eq!(
-                        bits(&coordinates),
-                        bits(rotated.rows().nth(row).unwrap()),
-                        "{at}"
-                    );
+                    let coordinates: Vec<f32> = groups.iter().flat_map(|group| group.unit_rotated).collect();
+                    assert_eq!(bits(&coordinates), bits(rotated.rows().nth(row).unwrap()), "{at}");
                     let got: Vec<u8> = groups.into_iter().flat_map(|group| group.bytes).collect();
                     assert_eq!(got, bytes.rows().nth(row).unwrap(), "{at}");
                     assert_eq!(
@@ -265,11 +234,7 @@ mod tests {
                     "{}",
                     codec.name
                 );
-                let error: f64 = values
-                    .iter()
-                    .zip(&back)
-                    .map(|(&v, b)| (f64::from(v) - b).powi(2))
-                    .sum();
+                let error: f64 = values.iter().zip(&back).map(|(&v, b)| (f64::from(v) - b).powi(2)).sum();
                 distortion += error / energy / f64::from(count);
             }
             assert!(
@@ -291,9 +256,7 @@ mod tests {
             for (element, &index) in indices.iter().enumerate() {
                 codec.store_index(&mut block, element, index);
             }
-            let loaded: Vec<usize> = (0..GROUP)
-                .map(|element| codec.load_index(&block, element))
-                .collect();
+            let loaded: Vec<usize> = (0..GROUP).map(|element| codec.load_index(&block, element)).collect();
             assert_eq!(loaded, indices, "{}", codec.name);
         }
     }
@@ -302,12 +265,7 @@ mod tests {
     fn edges_of_the_scale() {
         for codec in ALL {
             let zero = codec.encode_row(&[0.0; GROUP], ScaleRange::Clamped);
-            assert_eq!(
-                codec.load_index(&zero, 5),
-                1 << (codec.bits - 1),
-                "{}",
-                codec.name
-            );
+            assert_eq!(codec.load_index(&zero, 5), 1 << (codec.bits - 1), "{}", codec.name);
             assert!(codec.decode_row(&zero).iter().all(|&value| value == 0.0));
 
             let huge = [1e5; GROUP];
@@ -322,22 +280,13 @@ mod tests {
                 let mut values = [1.0; GROUP];
                 values[77] = damage;
                 let decoded = codec.decode_row(&codec.encode_row(&values, ScaleRange::Clamped));
-                assert!(
-                    decoded.iter().all(|value| value.is_nan()),
-                    "{}: {damage}",
-                    codec.name
-                );
+                assert!(decoded.iter().all(|value| value.is_nan()), "{}: {damage}", codec.name);
             }
         }
     }
 
     #[test]
     fn a_value_on_a_threshold_belongs_above_it() {
-        assert!(
-            above(-0.0, 0.0)
-                && above(0.043589, 0.043589)
-                && above(f32::NAN, 0.2)
-                && !above(-1e-9, 0.0)
-        );
+        assert!(above(-0.0, 0.0) && above(0.043589, 0.043589) && above(f32::NAN, 0.2) && !above(-1e-9, 0.0));
     }
 }

@@ -53,20 +53,14 @@ pub fn compare(codec: &Codec, got: &[u8], want: &[EncodedGroup]) -> Difference {
     difference
 }
 
-fn compare_group(
-    codec: &Codec,
-    number: usize,
-    got: &[u8],
-    want: &EncodedGroup,
-    difference: &mut Difference,
-) {
+fn compare_group(codec: &Codec, number: usize, got: &[u8], want: &EncodedGroup, difference: &mut Difference) {
     let (got_scale, want_scale) = (block_scale(got), block_scale(&want.bytes));
     let steps = scale_steps(got_scale, want_scale);
     difference.scale_steps = difference.scale_steps.max(steps);
     if steps > 1 {
-        difference.faults.push(format!(
-            "group {number}: scale {got_scale}, not {want_scale}"
-        ));
+        difference
+            .faults
+            .push(format!("group {number}: scale {got_scale}, not {want_scale}"));
     }
     if got[2..codec.indices_at] != want.bytes[2..codec.indices_at] {
         difference
@@ -75,13 +69,10 @@ fn compare_group(
     }
     let thresholds = codec.thresholds();
     for element in 0..GROUP {
-        let (got, want_index) = (
-            codec.load_index(got, element),
-            codec.load_index(&want.bytes, element),
-        );
+        let (got, want_index) = (codec.load_index(got, element), codec.load_index(&want.bytes, element));
         let coordinate = want.unit_rotated[element];
-        let beside = got.abs_diff(want_index) == 1
-            && (coordinate - thresholds[got.min(want_index)]).abs() <= THRESHOLD_MARGIN;
+        let beside =
+            got.abs_diff(want_index) == 1 && (coordinate - thresholds[got.min(want_index)]).abs() <= THRESHOLD_MARGIN;
         if beside {
             difference.excused += 1;
         } else if got != want_index {
@@ -95,11 +86,7 @@ fn compare_group(
 /// Steps between two f16 values; NaN equals NaN and is far from everything else.
 fn scale_steps(a: f16, b: f16) -> u32 {
     if a.is_nan() || b.is_nan() {
-        return if a.is_nan() && b.is_nan() {
-            0
-        } else {
-            u32::MAX
-        };
+        return if a.is_nan() && b.is_nan() { 0 } else { u32::MAX };
     }
     let ordered = |value: f16| {
         let magnitude = i32::from(value.to_bits() & 0x7fff);
@@ -122,10 +109,7 @@ mod tests {
     fn only_rounding_is_excused() {
         let values = Random::new("turbo compare").normals(3 * GROUP, 1.0);
         let groups = TURBO3.encode_groups(&values, ScaleRange::Clamped);
-        let bytes: Vec<u8> = groups
-            .iter()
-            .flat_map(|group| group.bytes.clone())
-            .collect();
+        let bytes: Vec<u8> = groups.iter().flat_map(|group| group.bytes.clone()).collect();
         assert_eq!(
             compare(&TURBO3, &bytes, &groups),
             Difference {

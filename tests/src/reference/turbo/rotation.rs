@@ -97,11 +97,7 @@ pub fn rotate_f64(row: &[f64], direction: Direction) -> Vec<f64> {
     for group in row.chunks_exact(GROUP) {
         for i in 0..GROUP {
             let hadamard = |j: usize| {
-                if (i & j).count_ones() % 2 == 1 {
-                    -1.0
-                } else {
-                    1.0
-                }
+                if (i & j).count_ones() % 2 == 1 { -1.0 } else { 1.0 }
             };
             let sum: f64 = (0..GROUP)
                 .map(|j| hadamard(j) * f64::from(sign(first, j)) * group[j])
@@ -155,40 +151,27 @@ mod tests {
     #[test]
     fn rotation_keeps_inner_products() {
         let mut random = Random::new("rotation inner products");
-        let (a, b) = (
-            widen(&random.normals(128, 1.0)),
-            widen(&random.normals(128, 1.0)),
-        );
+        let (a, b) = (widen(&random.normals(128, 1.0)), widen(&random.normals(128, 1.0)));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let rotated = dot(
-            &rotate_f64(&a, Direction::Forward),
-            &rotate_f64(&b, Direction::Forward),
-        );
+        let rotated = dot(&rotate_f64(&a, Direction::Forward), &rotate_f64(&b, Direction::Forward));
         assert!((rotated - dot(&a, &b)).abs() < 1e-12);
     }
 
     #[test]
     fn golden_rotations_are_met_bit_for_bit() {
-        let Some(golden) = require(
-            "shared",
-            Golden::open("golden/turboquant/rotation.safetensors"),
-        ) else {
+        let Some(golden) = require("shared", Golden::open("golden/turboquant/rotation.safetensors")) else {
             return;
         };
         for (dim, group) in [(128, 128), (256, 128), (512, 128), (64, 64), (192, 64)] {
             let prefix = format!("d{dim}_g{group}");
             let input = golden.f32(&format!("{prefix}.input")).unwrap();
-            for (name, direction) in [
-                ("forward", Direction::Forward),
-                ("inverse", Direction::Inverse),
-            ] {
+            for (name, direction) in [("forward", Direction::Forward), ("inverse", Direction::Inverse)] {
                 let want = golden.f32(&format!("{prefix}.{name}")).unwrap();
                 assert_eq!(input.rows().len(), 4);
                 for (row, (input, want)) in input.rows().zip(want.rows()).enumerate() {
                     let mut got = input.to_vec();
                     rotate_groups(&mut got, group, direction);
-                    let bits =
-                        |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&got), bits(want), "{prefix}.{name}, row {row}");
                 }
             }
