@@ -6,6 +6,7 @@ use tilekiln_dsl::prelude::*;
 use super::codec::KvCodec;
 use super::kv_turbo3::Turbo3;
 use crate::registry::prelude::*;
+use crate::turbo::GROUP;
 
 /// Query rows of a tile: 16 pairs of (token, query head) that share one KV head.
 pub const ROWS: usize = 16;
@@ -261,6 +262,13 @@ pub const ENTRY: Entry = Entry {
             "a multiple of 16, at most 16 times the warps",
         )?;
         settings.require("gqa", shape.gqa > 0, "1 or more")?;
+        // a shorter row is padded before it is rotated: its rotated values do not end at head_dim
+        let in_groups = settings.text("k")? == Turbo3::NAME || settings.text("v")? == Turbo3::NAME;
+        settings.require(
+            "head_dim",
+            !in_groups || shape.head_dim.is_multiple_of(GROUP),
+            "a multiple of 128 with turbo3 (pad shorter heads with zeros)",
+        )?;
         Ok(match (settings.text("k")?, settings.text("v")?) {
             ("f16", "f16") => flash_attn_tile::<f16, f16>(shape),
             ("f16", "turbo3") => flash_attn_tile::<f16, Turbo3>(shape),
