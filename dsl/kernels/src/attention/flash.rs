@@ -253,12 +253,14 @@ pub const ENTRY: Entry = Entry {
         };
         settings.require(
             "head_dim",
-            shape.head_dim % (16 * shape.warps.max(1)) == 0 && shape.head_dim % 64 == 0,
+            shape.head_dim > 0
+                && shape.head_dim.is_multiple_of(16 * shape.warps.max(1))
+                && shape.head_dim.is_multiple_of(64),
             "a multiple of 64 and of 16 times the warps",
         )?;
         settings.require(
             "keys",
-            shape.keys % 16 == 0 && shape.keys <= 16 * shape.warps,
+            shape.keys > 0 && shape.keys.is_multiple_of(16) && shape.keys <= 16 * shape.warps,
             "a multiple of 16, at most 16 times the warps",
         )?;
         settings.require("gqa", shape.gqa > 0, "1 or more")?;
