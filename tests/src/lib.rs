@@ -6,8 +6,10 @@
 //!   [`tolerance::Comparison`] that decides.
 //! * [`random`]: inputs from a fixed seed, changed with `TILEKILN_SEED`.
 //! * [`golden`]: vectors produced by other implementations, found through `TILEKILN_SHARED`.
+//! * [`cases`]: every proof kernel against its reference, on any device.
 //! * [`requirement`]: skipping a test aloud, unless `TILEKILN_REQUIRE` forbids that.
 
+pub mod cases;
 pub mod golden;
 pub mod random;
 pub mod reference;

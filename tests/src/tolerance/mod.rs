@@ -112,6 +112,12 @@ pub fn rope(theta: f64, angle: f64, magnitude: f64) -> f64 {
     (gamma(frequency.ceil() as usize, UNIT_F32) * angle.abs() + gamma(6, UNIT_F32)) * magnitude
 }
 
+/// RoPE in f32 with frequencies from a table: the table's entry was rounded once, its product with the position once more;
+/// sine, cosine and the sum as in [`rope`].
+pub fn rope_from_table(angle: f64, magnitude: f64) -> f64 {
+    (gamma(2, UNIT_F32) * angle.abs() + gamma(6, UNIT_F32)) * magnitude
+}
+
 /// The rotation of turbo formats in f32: seven butterflies and one factor, which itself is rounded, hence nine roundings
 /// of terms whose sizes add up to Σ|x|/√128. `group_magnitude` is Σ|x| over the group of 128.
 pub fn rotation(group_magnitude: f64) -> f64 {
@@ -174,7 +180,8 @@ pub struct AttentionArithmetic {
 /// the exponential is at most (e^δ − 1 − δ)·Σp|v − out|; the denominator is at least e^−δ.
 ///
 /// *Sums.* The weighted sum and the denominator are accumulations over the visible keys with a product for every rescale;
-/// a division follows. Values and weights rounded to narrower types are off by their units, at worst or independently of
+/// a division follows. A span of keys may begin inside a matrix step, so that it reaches into one step more than it fills.
+/// Values and weights rounded to narrower types are off by their units, at worst or independently of
 /// each other; a weight too small for a normal f16 by half a subnormal step, relative to a denominator of at least 1.
 ///
 /// Rounding queries dominates all else by far. Tests that draw queries which f16 holds exactly, and say
@@ -191,7 +198,7 @@ pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStat
 
     let sums = 2.0
         * gamma(
-            matrix_roundings(scores.visible) + arithmetic.steps + 2,
+            matrix_roundings(scores.visible + 15) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
         );
     let narrowed = |unit: f64, magnitude: f64, energy: f64| (unit * magnitude).min(input_rounding(energy.sqrt(), unit));

@@ -6,6 +6,7 @@ use tilekiln_dsl::prelude::*;
 use super::codec::KvCodec;
 use super::kv_turbo3::Turbo3;
 use crate::registry::prelude::*;
+use crate::turbo::GROUP;
 
 /// Query rows of a tile: 16 pairs of (token, query head) that share one KV head.
 pub const ROWS: usize = 16;
@@ -252,15 +253,24 @@ pub const ENTRY: Entry = Entry {
         };
         settings.require(
             "head_dim",
-            shape.head_dim % (16 * shape.warps.max(1)) == 0 && shape.head_dim % 64 == 0,
+            shape.head_dim > 0
+                && shape.head_dim.is_multiple_of(16 * shape.warps.max(1))
+                && shape.head_dim.is_multiple_of(64),
             "a multiple of 64 and of 16 times the warps",
         )?;
         settings.require(
             "keys",
-            shape.keys % 16 == 0 && shape.keys <= 16 * shape.warps,
+            shape.keys > 0 && shape.keys.is_multiple_of(16) && shape.keys <= 16 * shape.warps,
             "a multiple of 16, at most 16 times the warps",
         )?;
         settings.require("gqa", shape.gqa > 0, "1 or more")?;
+        // a shorter row is padded before it is rotated: its rotated values do not end at head_dim
+        let in_groups = settings.text("k")? == Turbo3::NAME || settings.text("v")? == Turbo3::NAME;
+        settings.require(
+            "head_dim",
+            !in_groups || shape.head_dim.is_multiple_of(GROUP),
+            "a multiple of 128 with turbo3 (pad shorter heads with zeros)",
+        )?;
         Ok(match (settings.text("k")?, settings.text("v")?) {
             ("f16", "f16") => flash_attn_tile::<f16, f16>(shape),
             ("f16", "turbo3") => flash_attn_tile::<f16, Turbo3>(shape),
