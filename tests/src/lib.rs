@@ -7,9 +7,11 @@
 //! * [`random`]: inputs from a fixed seed, changed with `TILEKILN_SEED`.
 //! * [`golden`]: vectors produced by other implementations, found through `TILEKILN_SHARED`.
 //! * [`requirement`]: skipping a test aloud, unless `TILEKILN_REQUIRE` forbids that.
+//! * [`variants`]: the kernels and settings whose generated text is reviewed and compiled.
 
 pub mod golden;
 pub mod random;
 pub mod reference;
 pub mod requirement;
 pub mod tolerance;
+pub mod variants;
