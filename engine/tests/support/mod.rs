@@ -1,4 +1,6 @@
 //! Running the program.
+// Each test file is a crate of its own and uses a part of this.
+#![allow(dead_code)]
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -64,7 +66,6 @@ impl Run {
 }
 
 /// Runs with environment variables.
-#[allow(dead_code)]
 pub fn run_with(arguments: &[&str], environment: &[(&str, &OsStr)]) -> Run {
     let mut command = command(arguments);
     command.envs(environment.iter().copied());
