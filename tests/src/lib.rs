@@ -8,6 +8,7 @@
 //! * [`golden`]: vectors produced by other implementations, found through `TILEKILN_SHARED`.
 //! * [`cases`]: every proof kernel against its reference, on any device.
 //! * [`requirement`]: skipping a test aloud, unless `TILEKILN_REQUIRE` forbids that.
+//! * [`variants`]: the kernels and settings whose generated text is reviewed and compiled.
 
 pub mod cases;
 pub mod golden;
@@ -15,3 +16,4 @@ pub mod random;
 pub mod reference;
 pub mod requirement;
 pub mod tolerance;
+pub mod variants;

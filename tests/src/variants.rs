@@ -1,0 +1,132 @@
+//! The kernel variants under review: whose generated text is kept in `snapshots/`, and compiled by every compiler.
+//!
+//! A kernel of the library gets one row for each set of settings whose text differs in kind: element types and
+//! codecs (other conversions), shapes (other tiles), stages (other pipelines).
+
+use std::path::{Path, PathBuf};
+
+use tilekiln_codegen::{Generated, generate};
+use tilekiln_dsl::ir::Kernel;
+use tilekiln_dsl::target::{TARGETS, Target};
+use tilekiln_kernels::registry::{self, Settings};
+
+/// One reviewed set of settings of one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// Name of the registered kernel.
+    pub entry: &'static str,
+    /// Its settings as the command line spells them; the rest are defaults.
+    pub settings: &'static str,
+}
+
+const fn variant(entry: &'static str, settings: &'static str) -> Variant {
+    Variant { entry, settings }
+}
+
+/// All of them. Each is written for each of [`TARGETS`].
+pub const VARIANTS: &[Variant] = &[
+    variant("rms_norm", "element=f16"),
+    variant("rms_norm", "element=bf16"),
+    variant("rms_norm", "element=f32"),
+    variant("rope", "head_dim=256"),
+    variant("rope", "head_dim=512"),
+    variant("gather", "element=f16"),
+    variant("row_product", "weight=q4_k"),
+    variant("row_product", "weight=q6_k"),
+    variant("row_product", "weight=q8_0"),
+    variant("matmul", "element=f16,stages=2"),
+    variant("matmul", "element=bf16,stages=3"),
+    variant("flash_attn_tile", "k=f16,v=f16,head_dim=256,gqa=4"),
+    variant("flash_attn_tile", "k=f16,v=f16,head_dim=512,gqa=4,keys=32"),
+    variant("flash_attn_tile", "k=f16,v=f16,head_dim=512,gqa=2,keys=32"),
+    variant("flash_attn_tile", "k=turbo3,v=turbo3,head_dim=256,gqa=4"),
+    variant("turbo3_encode", ""),
+    variant("turbo3_decode", ""),
+    variant("argmax", ""),
+    variant("top_k", ""),
+];
+
+impl Variant {
+    /// Records the kernel for a target.
+    ///
+    /// # Panics
+    /// When the kernel does not exist, or is rejected: both are mistakes in the library or in [`VARIANTS`].
+    pub fn record(&self, target: &Target) -> Kernel {
+        let entry = registry::find(self.entry).unwrap_or_else(|| panic!("there is no kernel {}", self.entry));
+        let settings = Settings::parse(entry, self.settings.split(',').filter(|pair| !pair.is_empty()));
+        let def = settings.and_then(|settings| (entry.build)(&settings));
+        let def = def.unwrap_or_else(|error| panic!("{} {}: {error}", self.entry, self.settings));
+        def.record(target)
+            .unwrap_or_else(|error| panic!("{} {} for {}:\n{error}", self.entry, self.settings, target.name))
+    }
+
+    /// Writes its text for a target.
+    ///
+    /// # Panics
+    /// As [`record`](Self::record), and when the target cannot express the kernel.
+    pub fn generate(&self, target: &Target) -> Generated {
+        generate(&self.record(target))
+            .unwrap_or_else(|error| panic!("{} {} for {}: {error}", self.entry, self.settings, target.name))
+    }
+}
+
+/// Every variant for every target, in the order of the tables.
+pub fn all() -> impl Iterator<Item = (&'static Target, &'static Variant)> {
+    TARGETS
+        .iter()
+        .flat_map(|target| VARIANTS.iter().map(move |variant| (target, variant)))
+}
+
+/// The folder of reviewed texts.
+pub fn snapshots_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("snapshots")
+}
+
+/// Where the reviewed text of a generated file is kept: `snapshots/<target>/<symbol>.cu.snap`.
+pub fn snapshot_path(generated: &Generated) -> PathBuf {
+    snapshots_folder()
+        .join(generated.target.name)
+        .join(format!("{}.snap", generated.file_name))
+}
+
+/// The reviewed text as it is on disk, without insta's header.
+///
+/// # Errors
+/// The file cannot be read or is no text snapshot; the message names it and how to make it.
+pub fn reviewed_text(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let file = std::fs::read_to_string(path)
+        .map_err(|error| format!("{shown}: {error}; write it with `cargo insta test --accept --test snapshots`"))?;
+    let text = file
+        .replace("\r\n", "\n")
+        .strip_prefix("---\n")
+        .and_then(|rest| rest.split_once("\n---\n").map(|(_, text)| text.to_string()));
+    text.ok_or_else(|| format!("{shown}: the header between two lines of --- is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kernel_of_the_library_is_reviewed() {
+        for entry in registry::KERNELS {
+            let reviewed = VARIANTS.iter().any(|variant| variant.entry == entry.name);
+            assert!(
+                reviewed,
+                "no variant of {} is reviewed; add one to VARIANTS",
+                entry.name
+            );
+        }
+    }
+
+    #[test]
+    fn no_variant_twice() {
+        let paths: BTreeSet<_> = all()
+            .map(|(target, variant)| snapshot_path(&variant.generate(target)))
+            .collect();
+        assert_eq!(paths.len(), VARIANTS.len() * TARGETS.len());
+    }
+}
