@@ -131,6 +131,57 @@ fn softmax_step(
     }
 }
 
+/// Scores of a step, 16 keys per warp; what a row must not see is far below everything else.
+#[tile_fn]
+fn score_step(
+    scores: SharedTile<f32>,
+    q_tile: SharedTile<f16>,
+    kv_tile: SharedTile<f16>,
+    sight: Sight,
+    first: Val<u32>,
+    #[comptime] shape: AttnShape,
+) {
+    if warp_index() < shape.keys / 16 {
+        let first_key = warp_index() * 16;
+        let score = Accumulators::zeros(1);
+        for slice in unrolled(0..shape.head_dim / 16) {
+            let queries = OperandA::load(q_tile, 0, slice * 16);
+            let step_keys = OperandB::load_transposed(kv_tile, first_key, slice * 16);
+            mma(score.at(0), queries, step_keys);
+        }
+        score.at(0).each(|element, value| {
+            let key = first_key + element.column;
+            let visible = sight.is_visible(element.row, first + key);
+            scores[(element.row, key)] = select(visible, value, LOWEST);
+        });
+    }
+}
+
+/// Each warp's columns of the result, divided by the sums of the softmax.
+#[tile_fn]
+fn store_rows(
+    out: Out<f32>,
+    acc: Accumulators,
+    total: Shared<f32>,
+    sight: Sight,
+    kv_head: Val<u32>,
+    heads: Val<u32>,
+    first_col: Val<u32>,
+    #[comptime] shape: AttnShape,
+) {
+    for tile in unrolled(0..acc.count) {
+        acc.at(tile).each(|element, sum| {
+            let row = sight.first_row + element.row;
+            let token = row / shape.gqa;
+            if token < sight.tokens {
+                let head = kv_head * shape.gqa + row % shape.gqa;
+                let col = first_col + tile * 16 + element.column;
+                out[(token * heads + head) * shape.head_dim + col] = sum / total[element.row];
+            }
+        });
+    }
+}
+
 /// One tile of queries against the cached keys and values of one KV head.
 ///
 /// Blocks: x over tiles of 16 query rows (a row is a token and one of the `gqa` heads that share the KV head), y over KV
@@ -187,20 +238,7 @@ pub fn flash_attn_tile<K: KvCodec, V: KvCodec>(
         async_wait(0);
         barrier();
         /// scores: 16 keys per warp
-        if warp_index() < shape.keys / 16 {
-            let first_key = warp_index() * 16;
-            let score = Accumulators::zeros(1);
-            for slice in unrolled(0..shape.head_dim / 16) {
-                let queries = OperandA::load(q_tile, 0, slice * 16);
-                let step_keys = OperandB::load_transposed(kv_tile, first_key, slice * 16);
-                mma(score.at(0), queries, step_keys);
-            }
-            score.at(0).each(|element, value| {
-                let key = first_key + element.column;
-                let visible = sight.is_visible(element.row, first + key);
-                scores[(element.row, key)] = select(visible, value, LOWEST);
-            });
-        }
+        score_step(scores, q_tile, kv_tile, sight, first, shape);
         barrier();
         /// values replace keys in the tile while the softmax runs
         load_step::<V>(kv_tile, cache_v, first, keys, kv_head, kv_heads, shape);
@@ -220,17 +258,7 @@ pub fn flash_attn_tile<K: KvCodec, V: KvCodec>(
         barrier();
     }
 
-    for tile in unrolled(0..tiles) {
-        acc.at(tile).each(|element, sum| {
-            let row = first_row + element.row;
-            let token = row / shape.gqa;
-            if token < tokens {
-                let head = kv_head * shape.gqa + row % shape.gqa;
-                let col = first_col + tile * 16 + element.column;
-                out[(token * heads + head) * shape.head_dim + col] = sum / total[element.row];
-            }
-        });
-    }
+    store_rows(out, acc, total, sight, kv_head, heads, first_col, shape);
 }
 
 /// Registration of [`flash_attn_tile`] with every pair of cache formats.
