@@ -23,9 +23,7 @@ fn examples(target: &str) -> Vec<Kernel> {
 
 /// As much shared memory as the target gives, more than it gives unasked where that differs.
 fn large_tiles(target: &str) -> Kernel {
-    let limit = tilekiln_dsl::target::Target::named(target)
-        .unwrap()
-        .shared_limit;
+    let limit = tilekiln_dsl::target::Target::named(target).unwrap().shared_limit;
     let mut b = Build::new();
     let tile = b.shared("tile", Scalar::F32, 1024, "[32, 32] f32");
     let rest = b.shared("rest", Scalar::F16, limit / 2 - 2048, "");
@@ -45,14 +43,7 @@ fn large_tiles(target: &str) -> Kernel {
     b.store(Memory::Parameter(0), thread, F32, sum);
     let _ = b.load(unused, thread, F32);
     let parameters = vec![memory("x", Scalar::F32, Access::ReadWrite, &["n"])];
-    kernel(
-        target,
-        "large_tiles",
-        "large_tiles",
-        32,
-        parameters,
-        b.finish(),
-    )
+    kernel(target, "large_tiles", "large_tiles", 32, parameters, b.finish())
 }
 
 fn written(target: &str) -> Vec<PathBuf> {
@@ -60,14 +51,8 @@ fn written(target: &str) -> Vec<PathBuf> {
     std::fs::create_dir_all(&folder).unwrap();
     let mut paths = Vec::new();
     for kernel in examples(target) {
-        let file =
-            generate(&kernel).unwrap_or_else(|e| panic!("{} for {target}: {e}", kernel.symbol));
-        assert_eq!(
-            file.text.lines().count(),
-            file.lines.len(),
-            "{}",
-            kernel.symbol
-        );
+        let file = generate(&kernel).unwrap_or_else(|e| panic!("{} for {target}: {e}", kernel.symbol));
+        assert_eq!(file.text.lines().count(), file.lines.len(), "{}", kernel.symbol);
         let path = folder.join(&file.file_name);
         std::fs::write(&path, &file.text).unwrap();
         paths.push(path);
@@ -84,8 +69,7 @@ fn every_operation_has_a_spelling_on_every_target() {
 
 #[test]
 fn clang_takes_every_hip_file_without_a_warning() {
-    let required =
-        std::env::var("TILEKILN_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "clang"));
+    let required = std::env::var("TILEKILN_REQUIRE").is_ok_and(|list| list.split(',').any(|x| x == "clang"));
     let compiler = "clang++-19";
     if Command::new(compiler).arg("--version").output().is_err() {
         assert!(!required, "{compiler} is not on PATH");
@@ -93,7 +77,8 @@ fn clang_takes_every_hip_file_without_a_warning() {
         return;
     }
     for path in written("gfx1150") {
-        let flags = "-x hip --offload-arch=gfx1150 -nogpuinc -nogpulib --cuda-device-only -O3 -std=c++17 -Werror -fsyntax-only";
+        let flags =
+            "-x hip --offload-arch=gfx1150 -nogpuinc -nogpulib --cuda-device-only -O3 -std=c++17 -Werror -fsyntax-only";
         let run = Command::new(compiler)
             .args(flags.split(' '))
             .arg(&path)
@@ -135,11 +120,7 @@ rms_norm_f16_t256(const __half* __restrict__ x,   // [rows, cols]
 }
 "#;
     assert!(file.text.ends_with(expected), "{}", file.text);
-    let at = file
-        .text
-        .lines()
-        .position(|l| l.contains("sum += v * v;"))
-        .unwrap();
+    let at = file.text.lines().position(|l| l.contains("sum += v * v;")).unwrap();
     assert!(file.lines[at].unwrap().file.ends_with("kernels.rs"));
     assert_eq!(file.lines[0], None);
 }
@@ -154,21 +135,8 @@ fn check(expected: &str, statements: impl FnOnce(&mut Build)) {
         scalar("n", Scalar::U32),
         scalar("s", Scalar::I32),
     ];
-    let file = generate(&kernel(
-        "sm_90",
-        "example",
-        "example",
-        32,
-        parameters,
-        b.finish(),
-    ))
-    .unwrap();
-    assert_eq!(
-        body_text(&file.text).trim_end(),
-        expected.trim(),
-        "{}",
-        file.text
-    );
+    let file = generate(&kernel("sm_90", "example", "example", 32, parameters, b.finish())).unwrap();
+    assert_eq!(body_text(&file.text).trim_end(), expected.trim(), "{}", file.text);
 }
 
 const X: Memory = Memory::Parameter(0);
@@ -282,11 +250,7 @@ fn parentheses_where_needed() {
                 let seven = b.u32(7);
                 let inner = b.bin(first, n, seven);
                 let five = b.u32(5);
-                let (l, r) = if swapped {
-                    (five, inner)
-                } else {
-                    (inner, five)
-                };
+                let (l, r) = if swapped { (five, inner) } else { (inner, five) };
                 let outer = b.bin(second, l, r);
                 let one = b.f32(1.0);
                 b.store(X, outer, F32, one);
@@ -373,9 +337,7 @@ fn errors_name_what_exists() {
     let mut wrong_element = matmul("sm_90", Scalar::F16);
     wrong_element.target.mma_elements = &[Scalar::BF16];
     let mut matrix_load = matmul("sm_90", Scalar::F16);
-    matrix_load.target = tilekiln_dsl::target::Target::named("gfx1150")
-        .unwrap()
-        .clone();
+    matrix_load.target = tilekiln_dsl::target::Target::named("gfx1150").unwrap().clone();
     for (kernel, parts) in [
         (too_large("sm_90"), vec!["232464", "232448", "`rest`"]),
         (too_large("gfx1150"), vec!["65552", "65536"]),

@@ -52,7 +52,8 @@ pub fn check(
     };
     for round in 0..rounds as u64 {
         let seed = seed.wrapping_add(round);
-        let example = (entry.example)(settings, &mut Random::new(seed)).map_err(|e| CheckError::Settings(e.to_string()))?;
+        let example =
+            (entry.example)(settings, &mut Random::new(seed)).map_err(|e| CheckError::Settings(e.to_string()))?;
         let launch = launch(&host, &example).map_err(failed)?;
         let report = host.check(&loaded, &launch).map_err(failed)?;
         outcome.lane_operations += report.lane_operations;

@@ -38,10 +38,7 @@ pub(crate) fn check(kernel: &Kernel, launch: &Launch, limits: [u32; 3]) -> Resul
     }
     for (at, (argument, parameter)) in launch.arguments.iter().zip(&kernel.parameters).enumerate() {
         if let Some(reason) = mismatch(argument, &parameter.kind) {
-            return Err(fail(format!(
-                "argument {at} (`{}`): {reason}",
-                parameter.name
-            )));
+            return Err(fail(format!("argument {at} (`{}`): {reason}", parameter.name)));
         }
     }
     Ok(())
@@ -51,9 +48,7 @@ fn mismatch(argument: &Argument, kind: &ParameterKind) -> Option<String> {
     let given = match argument {
         Argument::Buffer(buffer, offset) => {
             return match kind {
-                ParameterKind::Scalar(scalar) => {
-                    Some(format!("a buffer is given, the kernel takes one {scalar}"))
-                }
+                ParameterKind::Scalar(scalar) => Some(format!("a buffer is given, the kernel takes one {scalar}")),
                 ParameterKind::Memory { element, .. } => bad_offset(buffer, *offset, *element),
             };
         }
@@ -64,21 +59,16 @@ fn mismatch(argument: &Argument, kind: &ParameterKind) -> Option<String> {
     };
     match kind {
         ParameterKind::Scalar(scalar) if *scalar == given => None,
-        ParameterKind::Scalar(scalar) => {
-            Some(format!("{given} is given, the kernel takes {scalar}"))
+        ParameterKind::Scalar(scalar) => Some(format!("{given} is given, the kernel takes {scalar}")),
+        ParameterKind::Memory { element, .. } => {
+            Some(format!("{given} is given, the kernel takes a buffer of {element}"))
         }
-        ParameterKind::Memory { element, .. } => Some(format!(
-            "{given} is given, the kernel takes a buffer of {element}"
-        )),
     }
 }
 
 fn bad_offset(buffer: &Buffer, offset: usize, element: Scalar) -> Option<String> {
     if offset > buffer.bytes {
-        return Some(format!(
-            "offset {offset} is outside a buffer of {} bytes",
-            buffer.bytes
-        ));
+        return Some(format!("offset {offset} is outside a buffer of {} bytes", buffer.bytes));
     }
     (!offset.is_multiple_of(element.bytes())).then(|| {
         format!(
@@ -138,15 +128,10 @@ pub(crate) fn while_recording(call: &'static str) -> DeviceError {
 }
 
 /// The time between two marks as the drivers give it.
-pub(crate) fn milliseconds(
-    call: &'static str,
-    value: f32,
-) -> Result<std::time::Duration, DeviceError> {
-    std::time::Duration::try_from_secs_f64(f64::from(value) / 1e3).map_err(|_| {
-        DeviceError::Driver {
-            call,
-            reason: format!("the marks are {value} ms apart: the end is before the start"),
-        }
+pub(crate) fn milliseconds(call: &'static str, value: f32) -> Result<std::time::Duration, DeviceError> {
+    std::time::Duration::try_from_secs_f64(f64::from(value) / 1e3).map_err(|_| DeviceError::Driver {
+        call,
+        reason: format!("the marks are {value} ms apart: the end is before the start"),
     })
 }
 
@@ -156,11 +141,7 @@ pub(crate) mod testing {
     use tilekiln_dsl::target::Target;
 
     /// A kernel with these parameters and nothing in it.
-    pub(crate) fn kernel(
-        symbol: &str,
-        target: &str,
-        parameters: &[(&str, Option<Scalar>)],
-    ) -> Kernel {
+    pub(crate) fn kernel(symbol: &str, target: &str, parameters: &[(&str, Option<Scalar>)]) -> Kernel {
         let at = Location {
             file: "kernels/testing.rs",
             line: 7,
@@ -172,9 +153,7 @@ pub(crate) mod testing {
             doc: Vec::new(),
             at,
             settings: Vec::new(),
-            target: Target::named(target)
-                .expect("a target of the table")
-                .clone(),
+            target: Target::named(target).expect("a target of the table").clone(),
             threads: 64,
             parameters: parameters
                 .iter()
@@ -225,11 +204,7 @@ mod tests {
         let good = vec![x(4), rows.clone(), factor.clone(), seed.clone()];
         let cases: &[(&str, [u32; 3], Vec<Argument>)] = &[
             ("", [1, 2, 3], good.clone()),
-            (
-                "",
-                [1, 2, 3],
-                vec![x(64), rows.clone(), factor.clone(), seed.clone()],
-            ),
+            ("", [1, 2, 3], vec![x(64), rows.clone(), factor.clone(), seed.clone()]),
             ("no blocks along y", [1, 0, 3], good.clone()),
             (
                 "70000 blocks along z, the device takes at most 65535",
@@ -299,12 +274,8 @@ mod tests {
             Argument::U64(u64::MAX - 1),
             Argument::F32(-0.75),
         ];
-        let slots =
-            pack(&arguments, |at, _| Ok(1000 + at as u64)).expect("all addresses are known");
-        assert_eq!(
-            slots,
-            [1012, 0xffff_ffff, 0xffff_fffe, u64::MAX - 1, 0xbf40_0000]
-        );
+        let slots = pack(&arguments, |at, _| Ok(1000 + at as u64)).expect("all addresses are known");
+        assert_eq!(slots, [1012, 0xffff_ffff, 0xffff_fffe, u64::MAX - 1, 0xbf40_0000]);
     }
 
     #[test]
@@ -321,11 +292,7 @@ mod tests {
             (usize::MAX, 2, false),
             (65, 0, false),
         ] {
-            assert_eq!(
-                check_range(&buffer, offset, bytes).is_ok(),
-                good,
-                "{bytes} at {offset}"
-            );
+            assert_eq!(check_range(&buffer, offset, bytes).is_ok(), good, "{bytes} at {offset}");
         }
     }
 }

@@ -46,12 +46,8 @@ pub(crate) fn preload(path: &Path) {
 /// The loader's words, once, with the name in front.
 fn loader_reason(candidate: &Path, error: &libloading::Error) -> String {
     let name = candidate.display().to_string();
-    let words =
-        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    let words = words
-        .trim_start_matches(&format!("{name}: "))
-        .trim()
-        .to_string();
+    let words = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let words = words.trim_start_matches(&format!("{name}: ")).trim().to_string();
     format!("{name}: {words}")
 }
 
@@ -118,9 +114,7 @@ pub(crate) fn env_path(variable: &str) -> Option<PathBuf> {
 pub(crate) fn missing(names: &[&str], tried: &[String], remedy: String) -> DeviceError {
     // The loader says much the same about every name; the first line is enough unless one is different,
     // for example a file that exists and cannot be loaded.
-    let absent = |reason: &&String| {
-        reason.contains("No such file") || reason.contains("cannot open shared object")
-    };
+    let absent = |reason: &&String| reason.contains("No such file") || reason.contains("cannot open shared object");
     let unusual: Vec<&str> = tried
         .iter()
         .filter(|reason| !absent(reason))
@@ -145,11 +139,7 @@ mod tests {
     #[test]
     fn absent_libraries_are_named() {
         let names = ["libtilekiln-absent.so.3", "libtilekiln-absent.so"];
-        let candidates = candidates(
-            "TILEKILN_NO_SUCH_VARIABLE",
-            &names,
-            &[PathBuf::from("/no/such/folder")],
-        );
+        let candidates = candidates("TILEKILN_NO_SUCH_VARIABLE", &names, &[PathBuf::from("/no/such/folder")]);
         assert_eq!(candidates.len(), 4);
         let tried = open_first(&candidates).err().expect("it cannot exist");
         assert_eq!(tried.len(), 4);

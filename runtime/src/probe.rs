@@ -240,10 +240,7 @@ mod tests {
     #[test]
     fn print_the_probe() {
         if std::env::var_os(CHILD).is_some() {
-            println!(
-                "\nPROBE {}",
-                serde_json::to_string(&probe()).expect("plain data")
-            );
+            println!("\nPROBE {}", serde_json::to_string(&probe()).expect("plain data"));
         }
     }
 
@@ -260,9 +257,7 @@ mod tests {
             let facts = &facts[library];
             assert_eq!(facts["found"], false, "{facts}");
             assert!(
-                facts["reason"]
-                    .as_str()
-                    .is_some_and(|reason| reason.contains("lib")),
+                facts["reason"].as_str().is_some_and(|reason| reason.contains("lib")),
                 "{facts}"
             );
             assert!(
@@ -294,10 +289,7 @@ mod tests {
     #[test]
     fn here() {
         let facts = probe();
-        eprintln!(
-            "{}",
-            serde_json::to_string_pretty(&facts).expect("plain data")
-        );
+        eprintln!("{}", serde_json::to_string_pretty(&facts).expect("plain data"));
         for library in [&facts.nvrtc, &facts.libcuda, &facts.hiprtc, &facts.amdhip] {
             assert!(library.found || library.reason.is_some(), "{library:?}");
             assert!(
@@ -306,10 +298,7 @@ mod tests {
             );
         }
         for driver in [&facts.libcuda, &facts.amdhip] {
-            assert!(
-                !driver.devices.is_empty() || driver.reason.is_some(),
-                "{driver:?}"
-            );
+            assert!(!driver.devices.is_empty() || driver.reason.is_some(), "{driver:?}");
             for device in &driver.devices {
                 assert!(
                     device.memory_bytes > 0 && (device.target.is_some() || device.note.is_some()),

@@ -38,10 +38,7 @@ impl<T> Retired<T> {
 
     /// A recording begins.
     pub(crate) fn begin(&self) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recording = true;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).recording = true;
     }
 
     /// A recording has ended; gives back what waited for it.

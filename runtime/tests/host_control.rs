@@ -467,10 +467,7 @@ fn matrix_loads_plain_and_transposed() {
             let to = it.registers("to", Scalar::U32, &[4], None);
             let t = it.thread();
             let (four, eight) = (it.u32(4), it.u32(8));
-            let (word, half) = (
-                it.binary(BinaryOp::Mul, t, four),
-                it.binary(BinaryOp::Mul, t, eight),
-            );
+            let (word, half) = (it.binary(BinaryOp::Mul, t, four), it.binary(BinaryOp::Mul, t, eight));
             let v = it.load(X, word, Type::Vector(Scalar::U32, 4));
             it.store(tile, half, Type::Vector(Scalar::U32, 4), v);
             it.stmt(StmtKind::Barrier);
@@ -498,9 +495,7 @@ fn matrix_loads_plain_and_transposed() {
             .chunks(2)
             .map(|h| u32::from(h[0]) | (u32::from(h[1]) << 16))
             .collect();
-        let bench = run_both(recorded, 1, || {
-            vec![Data::Bytes(u32_bytes(&words)), Data::Fresh(512)]
-        });
+        let bench = run_both(recorded, 1, || vec![Data::Bytes(u32_bytes(&words)), Data::Fresh(512)]);
         for (i, found) in bench.words(1).into_iter().enumerate() {
             let (l, m) = (i / 4, i % 4);
             let at = |row: usize, column: usize| u32::from(halves[(8 * m + row) * 8 + column]);
@@ -510,10 +505,7 @@ fn matrix_loads_plain_and_transposed() {
             } else {
                 at(p, q) | (at(p, q + 1) << 16)
             };
-            assert_eq!(
-                found, expected,
-                "lane {l}, matrix {m}, transposed {transposed}"
-            );
+            assert_eq!(found, expected, "lane {l}, matrix {m}, transposed {transposed}");
         }
     }
 }
@@ -547,9 +539,7 @@ fn a_pipelined_copy_through_shared_memory_is_clean() {
         it.store(OUT, t, U32, v);
     });
     let x = inputs();
-    let bench = run_both(recorded, 1, || {
-        vec![Data::Bytes(u32_bytes(&x)), Data::Fresh(128)]
-    });
+    let bench = run_both(recorded, 1, || vec![Data::Bytes(u32_bytes(&x)), Data::Fresh(128)]);
     assert_eq!(bench.words(1)[..], x[37..69]);
 }
 
@@ -582,10 +572,7 @@ fn graphs_replay_launches_in_order() {
     device.replay(&graph).unwrap();
     device.replay(&graph).unwrap();
     device.synchronize().unwrap();
-    let expected: Vec<u32> = x
-        .iter()
-        .map(|x| (0..4).fold(*x, |v, _| 3 * v + x))
-        .collect();
+    let expected: Vec<u32> = x.iter().map(|x| (0..4).fold(*x, |v, _| 3 * v + x)).collect();
     assert_eq!(bench.words(1), expected);
     let end = device.mark().unwrap();
     assert!(device.elapsed(&start, &end).unwrap().as_nanos() > 0);

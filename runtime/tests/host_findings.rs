@@ -21,9 +21,7 @@ fn xy() -> Vec<Parameter> {
 
 fn data(len: usize) -> Vec<Data> {
     vec![
-        Data::Bytes(f32_bytes(
-            &(0..len).map(|i| i as f32 + 0.5).collect::<Vec<_>>(),
-        )),
+        Data::Bytes(f32_bytes(&(0..len).map(|i| i as f32 + 0.5).collect::<Vec<_>>())),
         Data::Bytes(f32_bytes(&vec![7.0; len])),
     ]
 }
@@ -336,10 +334,7 @@ fn the_fast_device_faults_instead_of_reading_elsewhere() {
         FindingKind::Misaligned,
         FindingKind::DivisionByZero,
     ];
-    for case in cases()
-        .into_iter()
-        .filter(|case| always.contains(&case.kind))
-    {
+    for case in cases().into_iter().filter(|case| always.contains(&case.kind)) {
         let bench = Bench::new(
             HostDevice::new(),
             kernel(case.threads, xy(), case.record),
@@ -373,20 +368,10 @@ fn reads_of_what_nobody_wrote() {
         } else {
             Data::Fresh(128)
         };
-        let bench = Bench::new(
-            HostDevice::sanitizing(),
-            kernel,
-            1,
-            vec![x, Data::Fresh(128)],
-        )
-        .unwrap();
+        let bench = Bench::new(HostDevice::sanitizing(), kernel, 1, vec![x, Data::Fresh(128)]).unwrap();
         let report = bench.report();
         assert_eq!(report.findings.len(), 1, "{report}");
-        assert_eq!(
-            report.findings[0].kind,
-            FindingKind::UninitialisedGlobal,
-            "{report}"
-        );
+        assert_eq!(report.findings[0].kind, FindingKind::UninitialisedGlobal, "{report}");
         assert_eq!(report.findings[0].count, 32);
     }
 }
@@ -431,17 +416,8 @@ fn replicated_fragments_must_agree() {
 
 #[test]
 fn a_message_says_what_where_and_what_would_be_right() {
-    let case = cases()
-        .into_iter()
-        .find(|case| case.name == "missing barrier")
-        .unwrap();
-    let bench = Bench::new(
-        HostDevice::sanitizing(),
-        kernel(64, xy(), case.record),
-        1,
-        data(64),
-    )
-    .unwrap();
+    let case = cases().into_iter().find(|case| case.name == "missing barrier").unwrap();
+    let bench = Bench::new(HostDevice::sanitizing(), kernel(64, xy(), case.record), 1, data(64)).unwrap();
     let text = bench.report().to_string();
     for part in [
         "race in shared memory",
@@ -456,12 +432,7 @@ fn a_message_says_what_where_and_what_would_be_right() {
 
 #[test]
 fn launches_that_do_not_fit() {
-    let parameters = || {
-        vec![
-            memory("x", Scalar::F32, Access::Read),
-            scalar("n", Scalar::U32),
-        ]
-    };
+    let parameters = || vec![memory("x", Scalar::F32, Access::Read), scalar("n", Scalar::U32)];
     let device = HostDevice::new();
     let (big, odd) = (device_buffer(&device, 64), device_buffer(&device, 64));
     let table: Vec<(Vec<Given>, [u32; 3], &str)> = vec![
@@ -497,13 +468,7 @@ fn launches_that_do_not_fit() {
         ),
     ];
     for (arguments, grid, expected) in table {
-        let mut bench = Bench::new(
-            HostDevice::new(),
-            kernel(32, parameters(), |_| {}),
-            1,
-            vec![],
-        )
-        .unwrap();
+        let mut bench = Bench::new(HostDevice::new(), kernel(32, parameters(), |_| {}), 1, vec![]).unwrap();
         bench.launch.arguments = arguments;
         bench.launch.grid = grid;
         let text = bench.run().unwrap_err().to_string();

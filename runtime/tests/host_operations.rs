@@ -64,10 +64,7 @@ fn check_with(
         it.store(OUT, t, U32, result);
     });
     let bench = run_both(recorded, 1, || {
-        vec![
-            Data::Bytes(u32_bytes(inputs.as_flattened())),
-            Data::Fresh(N * 4),
-        ]
+        vec![Data::Bytes(u32_bytes(inputs.as_flattened())), Data::Fresh(N * 4)]
     });
     for (word, inputs) in bench.words(1).into_iter().zip(inputs) {
         compare(word, *inputs);
@@ -80,9 +77,7 @@ fn bits(it: &mut Recorder, value: ValueId, ty: Type) -> ValueId {
 
 fn random(seed: u64) -> Vec<[u32; 3]> {
     let mut rng = StdRng::seed_from_u64(seed);
-    (0..N)
-        .map(|_| std::array::from_fn(|_| rng.random::<u32>()))
-        .collect()
+    (0..N).map(|_| std::array::from_fn(|_| rng.random::<u32>())).collect()
 }
 
 /// Finite floats of moderate size, never zero.
@@ -386,12 +381,9 @@ fn float_arithmetic() {
                 bits(it, r, U32)
             },
             |[a, b, _]| {
-                f16::from_f32(expected(
-                    f16::from_f32(f(a)).to_f32(),
-                    f16::from_f32(f(b)).to_f32(),
-                ))
-                .to_f32()
-                .to_bits()
+                f16::from_f32(expected(f16::from_f32(f(a)).to_f32(), f16::from_f32(f(b)).to_f32()))
+                    .to_f32()
+                    .to_bits()
             },
         );
         // pairs of halves, element-wise
@@ -650,13 +642,7 @@ fn bytes_and_tables() {
             |[a, b, c]| {
                 (0..4).fold(c as i32, |sum, i| {
                     let (x, y) = (a.to_le_bytes()[i], b.to_le_bytes()[i] as i8);
-                    sum.wrapping_add(
-                        if signed {
-                            i32::from(x as i8)
-                        } else {
-                            i32::from(x)
-                        } * i32::from(y),
-                    )
+                    sum.wrapping_add(if signed { i32::from(x as i8) } else { i32::from(x) } * i32::from(y))
                 }) as u32
             },
         );
@@ -719,13 +705,13 @@ fn warps_exchange() {
     type Pick = fn(usize, u32) -> usize;
     let table: Vec<(ShuffleKind, Pick)> = vec![
         (ShuffleKind::Xor(5), |lane, _| lane ^ 5),
+        (ShuffleKind::Up(3), |lane, _| if lane >= 3 { lane - 3 } else { lane }),
         (
-            ShuffleKind::Up(3),
-            |lane, _| if lane >= 3 { lane - 3 } else { lane },
+            ShuffleKind::Down(7),
+            |lane, _| {
+                if lane + 7 < 32 { lane + 7 } else { lane }
+            },
         ),
-        (ShuffleKind::Down(7), |lane, _| {
-            if lane + 7 < 32 { lane + 7 } else { lane }
-        }),
         (ShuffleKind::Lane(ValueId(0)), |_, p| p as usize % 32),
     ];
     for (kind, pick) in table {
@@ -750,14 +736,7 @@ fn warps_exchange() {
                 &inputs,
                 |it, [a, ..]| {
                     let a = bits(it, a, F32);
-                    let r = it.value(
-                        F32,
-                        Op::WarpReduce {
-                            op,
-                            value: a,
-                            width,
-                        },
-                    );
+                    let r = it.value(F32, Op::WarpReduce { op, value: a, width });
                     bits(it, r, U32)
                 },
                 |[_, _, lane]| {
@@ -784,21 +763,12 @@ fn warps_exchange() {
                 &inputs,
                 |it, [_, b, _]| {
                     let b = bits(it, b, I32);
-                    let r = it.value(
-                        I32,
-                        Op::WarpReduce {
-                            op,
-                            value: b,
-                            width,
-                        },
-                    );
+                    let r = it.value(I32, Op::WarpReduce { op, value: b, width });
                     bits(it, r, U32)
                 },
                 |[_, _, lane]| {
                     let first = lane as usize / width as usize * width as usize;
-                    let group = picks[first..first + width as usize]
-                        .iter()
-                        .map(|p| *p as i32);
+                    let group = picks[first..first + width as usize].iter().map(|p| *p as i32);
                     (match op {
                         ReduceOp::Sum => group.fold(0, i32::wrapping_add),
                         ReduceOp::Min => group.min().unwrap(),
@@ -817,11 +787,7 @@ fn warps_exchange() {
             let odd = it.convert(odd, BOOL);
             it.value(U32, Op::Ballot(odd))
         },
-        |[_, _, lane]| {
-            (0..32).fold(0, |w, l| {
-                w | ((picks[lane as usize / 32 * 32 + l] & 1) << l)
-            })
-        },
+        |[_, _, lane]| (0..32).fold(0, |w, l| w | ((picks[lane as usize / 32 * 32 + l] & 1) << l)),
     );
 }
 
@@ -871,9 +837,7 @@ fn typed_access_to_bytes() {
             });
             let mut rng = StdRng::seed_from_u64(29);
             // No NaN patterns: those may be made quiet.
-            let input: Vec<u8> = (0..64 * ty.bytes())
-                .map(|_| rng.random_range(1..=0x3f))
-                .collect();
+            let input: Vec<u8> = (0..64 * ty.bytes()).map(|_| rng.random_range(1..=0x3f)).collect();
             let bench = run_both(recorded, 1, || {
                 vec![Data::Bytes(input.clone()), Data::Fresh(input.len())]
             });
@@ -889,9 +853,7 @@ fn typed_access_to_bytes() {
         it.store(OUT, o, F32, v);
     });
     let input: Vec<u8> = (0..32 * 6).map(|i| (i * 7 % 61 + 1) as u8).collect();
-    let bench = run_both(recorded, 1, || {
-        vec![Data::Bytes(input.clone()), Data::Fresh(128)]
-    });
+    let bench = run_both(recorded, 1, || vec![Data::Bytes(input.clone()), Data::Fresh(128)]);
     for (lane, found) in bench.floats(1).into_iter().enumerate() {
         assert_eq!(
             found,

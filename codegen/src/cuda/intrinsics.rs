@@ -32,37 +32,19 @@ pub(super) const HELPERS: &[Helper] = &[
         "not_a_number",
         "constexpr float not_a_number = __builtin_bit_cast(float, 0x7fc00000u);",
     ),
-    helper(
-        "uchar8",
-        "struct alignas(8) uchar8 { unsigned char at[8]; };",
-    ),
+    helper("uchar8", "struct alignas(8) uchar8 { unsigned char at[8]; };"),
     helper("char8", "struct alignas(8) char8 { signed char at[8]; };"),
-    helper(
-        "ushort8",
-        "struct alignas(16) ushort8 { unsigned short at[8]; };",
-    ),
+    helper("ushort8", "struct alignas(16) ushort8 { unsigned short at[8]; };"),
     helper("short8", "struct alignas(16) short8 { short at[8]; };"),
+    with(FP16, helper("half4", "struct alignas(8) half4 { __half at[4]; };")),
+    with(FP16, helper("half8", "struct alignas(16) half8 { __half at[8]; };")),
     with(
-        FP16,
-        helper("half4", "struct alignas(8) half4 { __half at[4]; };"),
-    ),
-    with(
-        FP16,
-        helper("half8", "struct alignas(16) half8 { __half at[8]; };"),
+        BF16,
+        helper("bfloat4", "struct alignas(8) bfloat4 { __nv_bfloat16 at[4]; };"),
     ),
     with(
         BF16,
-        helper(
-            "bfloat4",
-            "struct alignas(8) bfloat4 { __nv_bfloat16 at[4]; };",
-        ),
-    ),
-    with(
-        BF16,
-        helper(
-            "bfloat8",
-            "struct alignas(16) bfloat8 { __nv_bfloat16 at[8]; };",
-        ),
+        helper("bfloat8", "struct alignas(16) bfloat8 { __nv_bfloat16 at[8]; };"),
     ),
     helper(
         "bit_cast",

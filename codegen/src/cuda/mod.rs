@@ -51,14 +51,7 @@ impl Language for Cuda {
     fn unary(&self, op: UnaryOp, ty: Type, a: &Expr, _: &mut Needs) -> Option<Expr> {
         writer::unary(op, ty, a)
     }
-    fn binary(
-        &self,
-        op: BinaryOp,
-        ty: Type,
-        a: &Expr,
-        b: &Expr,
-        needs: &mut Needs,
-    ) -> Spelled<Option<Expr>> {
+    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
         writer::binary(op, ty, a, b, needs)
     }
     fn math(&self, function: MathFn, ty: Type, operands: &[Expr], _: &mut Needs) -> Spelled<Expr> {

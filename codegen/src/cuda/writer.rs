@@ -153,13 +153,7 @@ pub(super) fn unary(op: UnaryOp, ty: Type, a: &Expr) -> Option<Expr> {
     }
 }
 
-pub(super) fn binary(
-    op: BinaryOp,
-    ty: Type,
-    a: &Expr,
-    b: &Expr,
-    needs: &mut Needs,
-) -> Spelled<Option<Expr>> {
+pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
     let function = match (op, ty) {
         (BinaryOp::Add | BinaryOp::AddUnfused, HALF) => "__hadd_rn",
         (BinaryOp::Sub | BinaryOp::SubUnfused, HALF) => "__hsub_rn",
@@ -187,9 +181,7 @@ pub(super) fn binary(
         (BinaryOp::Min, Type::Scalar(_)) => "min",
         (BinaryOp::Max, Type::Scalar(_)) => "max",
         (_, HALF | HALF2) => {
-            return Err(format!(
-                "{op:?} of {ty} values; they have +, -, *, /, min and max"
-            ));
+            return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max"));
         }
         _ => return Ok(None),
     };
@@ -215,9 +207,7 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr]) -> Spelled<Exp
             MathFn::Floor => "floorf",
         },
         _ => {
-            return Err(format!(
-                "{function:?} of {ty}; it exists for f32 (convert first)"
-            ));
+            return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)"));
         }
     };
     Ok(Expr::call(name, operands))

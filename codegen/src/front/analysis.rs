@@ -4,9 +4,7 @@
 //! only if nothing it reads is changed in between. The body is flattened into *points* in execution order;
 //! every point says what it changes. A value *lands* at the point whose statement contains its text.
 
-use tilekiln_dsl::ir::{
-    Block, Body, FunctionId, Memory, Op, RegistersId, StmtKind, ValueId, VariableId,
-};
+use tilekiln_dsl::ir::{Block, Body, FunctionId, Memory, Op, RegistersId, StmtKind, ValueId, VariableId};
 
 use super::effects::{CallEffect, Owner};
 
@@ -148,9 +146,7 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
         match &stmt.kind {
             StmtKind::Eval(value) if live[value.index()] => match &body.value(*value).op {
                 Op::Load(place) => mark(&place.memory),
-                Op::Call {
-                    arguments: list, ..
-                } => arguments = list,
+                Op::Call { arguments: list, .. } => arguments = list,
                 _ => {}
             },
             StmtKind::Store { place, .. } => mark(&place.memory),
@@ -159,9 +155,7 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
                 mark(&from.memory);
             }
             StmtKind::LoadMatrix { from, .. } => mark(&from.memory),
-            StmtKind::Call {
-                arguments: list, ..
-            } => arguments = list,
+            StmtKind::Call { arguments: list, .. } => arguments = list,
             _ => {}
         }
         for argument in arguments {
@@ -179,10 +173,7 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
 
 impl Flow<'_> {
     fn call_effect(&self, function: FunctionId) -> CallEffect {
-        self.effects
-            .get(function.index())
-            .copied()
-            .unwrap_or(CallEffect::Full)
+        self.effects.get(function.index()).copied().unwrap_or(CallEffect::Full)
     }
 
     fn mark_value(&mut self, id: ValueId) {
@@ -222,13 +213,9 @@ impl Flow<'_> {
                 StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
                     self.variable_read[variable.index()]
                 }
-                StmtKind::WriteRegister { target, .. } => {
-                    self.registers_read[target.registers.index()]
-                }
+                StmtKind::WriteRegister { target, .. } => self.registers_read[target.registers.index()],
                 StmtKind::LoadMatrix { to, .. } => self.registers_read[to.registers.index()],
-                StmtKind::Mma {
-                    accumulator, a, b, ..
-                } => {
+                StmtKind::Mma { accumulator, a, b, .. } => {
                     let needed = self.registers_read[accumulator.registers.index()];
                     if needed {
                         for operand in [a, b] {
@@ -292,10 +279,7 @@ impl Flow<'_> {
             None
         }
         match search(&self.body.block, &mut 0, point)? {
-            StmtKind::Store {
-                place,
-                value: stored,
-            } if stored.index() != value => Some(place.memory),
+            StmtKind::Store { place, value: stored } if stored.index() != value => Some(place.memory),
             StmtKind::AsyncCopy { to, from } => Some(if to.index.index() == value {
                 to.memory
             } else {
@@ -328,16 +312,12 @@ impl Flow<'_> {
                     }
                 }
                 StmtKind::Assign { variable, .. } => change = Change::Variable(*variable),
-                StmtKind::WriteRegister { target, .. } => {
-                    change = Change::Registers(target.registers)
-                }
+                StmtKind::WriteRegister { target, .. } => change = Change::Registers(target.registers),
                 StmtKind::LoadMatrix { to, .. } => {
                     change = Change::Registers(to.registers);
                     loads = true;
                 }
-                StmtKind::Mma { accumulator, .. } => {
-                    change = Change::Registers(accumulator.registers)
-                }
+                StmtKind::Mma { accumulator, .. } => change = Change::Registers(accumulator.registers),
                 StmtKind::Store { place, .. } => change = Change::Memory(place.memory),
                 StmtKind::AsyncCopy { to, .. } => {
                     change = Change::Memory(to.memory);
@@ -349,9 +329,7 @@ impl Flow<'_> {
                 | StmtKind::AsyncWait { .. }
                 | StmtKind::TriggerDependents
                 | StmtKind::WaitForPrerequisites => change = Change::Fence,
-                StmtKind::Call { function, .. }
-                    if self.call_effect(*function) != CallEffect::Pure =>
-                {
+                StmtKind::Call { function, .. } if self.call_effect(*function) != CallEffect::Pure => {
                     change = Change::Call;
                 }
                 StmtKind::Break | StmtKind::Continue | StmtKind::Return(_) => change = Change::Flow,
@@ -376,9 +354,7 @@ impl Flow<'_> {
                         self.note_operands(*value);
                     }
                 }
-                StmtKind::For {
-                    start, end, step, ..
-                } => {
+                StmtKind::For { start, end, step, .. } => {
                     self.note(*start, at(point, false));
                     self.note(*end, at(point, true));
                     self.note(*step, at(point, true));
@@ -401,11 +377,7 @@ impl Flow<'_> {
                     self.loop_end[this] = self.points.len();
                     loops.pop();
                 }
-                StmtKind::While {
-                    test,
-                    condition,
-                    body,
-                } => {
+                StmtKind::While { test, condition, body } => {
                     let this = self.loop_end.len();
                     loops.push(this);
                     self.loop_end.push(0);
@@ -457,9 +429,7 @@ impl Flow<'_> {
             let lazy = match &value.op {
                 Op::Select { .. } => position > 0,
                 Op::Binary(..) => {
-                    position > 0
-                        && value.ty
-                            == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
+                    position > 0 && value.ty == tilekiln_dsl::ir::Type::Scalar(tilekiln_dsl::ir::Scalar::Bool)
                 }
                 _ => false,
             };
@@ -492,10 +462,7 @@ impl Flow<'_> {
                 Change::Memory(written) => self.owner.may_alias(memory, written),
                 _ => false,
             },
-            Reads::AnyMemory => matches!(
-                point.change,
-                Change::Fence | Change::Call | Change::Memory(_)
-            ),
+            Reads::AnyMemory => matches!(point.change, Change::Fence | Change::Call | Change::Memory(_)),
             Reads::Lanes => matches!(point.change, Change::Fence | Change::Call | Change::Flow),
             Reads::Everything => {
                 point.loads
@@ -558,9 +525,7 @@ impl Flow<'_> {
             return false;
         }
         let reads = self.reads(&value.op);
-        lands
-            .iter()
-            .all(|landing| self.may_land(from, landing, reads, leaf))
+        lands.iter().all(|landing| self.may_land(from, landing, reads, leaf))
     }
 
     fn may_land(&self, from: usize, landing: &Landing, reads: Reads, leaf: bool) -> bool {
@@ -569,11 +534,7 @@ impl Flow<'_> {
             return false;
         }
         let (start, target) = (&self.points[from], &self.points[to]);
-        let crossed = target
-            .loops
-            .iter()
-            .find(|l| !start.loops.contains(l))
-            .copied();
+        let crossed = target.loops.iter().find(|l| !start.loops.contains(l)).copied();
         let mut end = to;
         if let Some(outermost) = crossed {
             if !leaf {
@@ -603,23 +564,18 @@ impl Flow<'_> {
     fn is_leaf(&self, index: usize) -> bool {
         match &self.body.values[index].op {
             Op::ReadVariable(_) => true,
-            Op::ReadRegister(reference) => {
-                reference.index.iter().all(|i| self.is_simple(i.index()))
-            }
+            Op::ReadRegister(reference) => reference.index.iter().all(|i| self.is_simple(i.index())),
             Op::Component(vector, _) => {
                 let v = vector.index();
                 self.body.values[v].name.is_some() || (self.uses[v].len() > 1 && !self.is_simple(v))
             }
-            Op::AssumeUniform(inner) => {
-                self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some()
-            }
+            Op::AssumeUniform(inner) => self.is_simple(inner.index()) || self.body.values[inner.index()].name.is_some(),
             _ => false,
         }
     }
 
     fn is_simple(&self, index: usize) -> bool {
-        always_inline(&self.body.values[index].op)
-            || matches!(self.body.values[index].op, Op::ReadVariable(_))
+        always_inline(&self.body.values[index].op) || matches!(self.body.values[index].op, Op::ReadVariable(_))
     }
 
     /// A name that only repeats what it is bound to (`let cols = cols;`).
@@ -629,14 +585,12 @@ impl Flow<'_> {
             return false;
         };
         match (&value.op, self.owner) {
-            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => kernel
-                .constants
-                .get(id.index())
-                .is_some_and(|c| c.name == name),
-            (Op::Parameter(p), Owner::Kernel(kernel)) => kernel
-                .parameters
-                .get(*p as usize)
-                .is_some_and(|x| x.name == name),
+            (Op::Constant(id), Owner::Kernel(kernel) | Owner::Function(kernel, _)) => {
+                kernel.constants.get(id.index()).is_some_and(|c| c.name == name)
+            }
+            (Op::Parameter(p), Owner::Kernel(kernel)) => {
+                kernel.parameters.get(*p as usize).is_some_and(|x| x.name == name)
+            }
             (Op::Parameter(p), Owner::Function(kernel, f)) => kernel
                 .functions
                 .get(f.index())
@@ -649,8 +603,5 @@ impl Flow<'_> {
 
 /// Values that read nothing that changes and cost nothing to repeat.
 fn always_inline(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_)
-    )
+    matches!(op, Op::Literal(_) | Op::Constant(_) | Op::Parameter(_) | Op::Builtin(_))
 }

@@ -62,10 +62,7 @@ impl<'f, 'k> Printer<'f, 'k> {
                 .map(|p| p.name.as_str())
                 .collect(),
         };
-        let parameters = wanted
-            .into_iter()
-            .map(|name| file.names.declare(name))
-            .collect();
+        let parameters = wanted.into_iter().map(|name| file.names.declare(name)).collect();
         Self {
             file,
             body,
@@ -96,10 +93,7 @@ impl<'f, 'k> Printer<'f, 'k> {
         match ty {
             Type::Scalar(scalar) => Ok(self.file.language.scalar(scalar, &mut self.file.needs)),
             Type::Vector(scalar, lanes) => {
-                let piece = self
-                    .file
-                    .language
-                    .vector(scalar, lanes, &mut self.file.needs);
+                let piece = self.file.language.vector(scalar, lanes, &mut self.file.needs);
                 self.spelled(at, piece)
             }
         }
@@ -113,12 +107,7 @@ impl<'f, 'k> Printer<'f, 'k> {
         };
         match memory {
             Memory::Shared(id) => {
-                let name = self
-                    .shared
-                    .get(id.index())
-                    .cloned()
-                    .flatten()
-                    .ok_or_else(missing)?;
+                let name = self.shared.get(id.index()).cloned().flatten().ok_or_else(missing)?;
                 Ok((name, self.body.shared[id.index()].element))
             }
             Memory::Parameter(index) => {
@@ -128,18 +117,16 @@ impl<'f, 'k> Printer<'f, 'k> {
                         Some(ParameterKind::Memory { element, .. }) => *element,
                         _ => return Err(missing()),
                     },
-                    Owner::Function(kernel, id) => match kernel.functions[id.index()]
-                        .parameters
-                        .get(index)
-                        .map(|p| p.kind)
-                    {
-                        Some(
-                            FunctionParameterKind::GlobalRead(element)
-                            | FunctionParameterKind::GlobalWrite(element)
-                            | FunctionParameterKind::Shared(element),
-                        ) => element,
-                        _ => return Err(missing()),
-                    },
+                    Owner::Function(kernel, id) => {
+                        match kernel.functions[id.index()].parameters.get(index).map(|p| p.kind) {
+                            Some(
+                                FunctionParameterKind::GlobalRead(element)
+                                | FunctionParameterKind::GlobalWrite(element)
+                                | FunctionParameterKind::Shared(element),
+                            ) => element,
+                            _ => return Err(missing()),
+                        }
+                    }
                 };
                 Ok((self.parameters[index].clone(), element))
             }

@@ -1,8 +1,7 @@
 //! What calls and stores can change.
 
 use tilekiln_dsl::ir::{
-    Access, Block, Body, FunctionId, FunctionParameterKind, Kernel, Memory, Op, ParameterKind,
-    StmtKind,
+    Access, Block, Body, FunctionId, FunctionParameterKind, Kernel, Memory, Op, ParameterKind, StmtKind,
 };
 
 /// What calling a function does.
@@ -29,8 +28,7 @@ impl Owner<'_> {
         if read == written {
             return true;
         }
-        let (Self::Function(kernel, function), Memory::Parameter(a), Memory::Parameter(b)) =
-            (self, read, written)
+        let (Self::Function(kernel, function), Memory::Parameter(a), Memory::Parameter(b)) = (self, read, written)
         else {
             return false;
         };

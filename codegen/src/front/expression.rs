@@ -1,8 +1,7 @@
 //! Expressions: operators with the parentheses C++ needs, literals, loads, calls.
 
 use tilekiln_dsl::ir::{
-    Argument, BinaryOp, CompareOp, Literal, Op, Place, RegisterRef, Scalar, ShuffleKind, Type,
-    UnaryOp, ValueId,
+    Argument, BinaryOp, CompareOp, Literal, Op, Place, RegisterRef, Scalar, ShuffleKind, Type, UnaryOp, ValueId,
 };
 
 use super::body::Printer;
@@ -38,11 +37,9 @@ pub(crate) fn operator(op: BinaryOp, is_bool: bool) -> Option<(&'static str, u8)
         BinaryOp::Xor => ("^", binding::BIT_XOR),
         BinaryOp::Shl => ("<<", binding::SHIFT),
         BinaryOp::Shr => (">>", binding::SHIFT),
-        BinaryOp::Min
-        | BinaryOp::Max
-        | BinaryOp::AddUnfused
-        | BinaryOp::SubUnfused
-        | BinaryOp::MulUnfused => return None,
+        BinaryOp::Min | BinaryOp::Max | BinaryOp::AddUnfused | BinaryOp::SubUnfused | BinaryOp::MulUnfused => {
+            return None;
+        }
     })
 }
 
@@ -120,16 +117,13 @@ impl Printer<'_, '_> {
             }
             Op::Builtin(builtin) => language.builtin(*builtin, &mut self.file.needs),
             Op::ReadVariable(variable) => {
-                let name =
-                    self.variables[variable.index()]
-                        .clone()
-                        .ok_or_else(|| CodegenError {
-                            message: format!(
-                                "variable `{}` is read before it is declared",
-                                body.variables[variable.index()].name
-                            ),
-                            at,
-                        })?;
+                let name = self.variables[variable.index()].clone().ok_or_else(|| CodegenError {
+                    message: format!(
+                        "variable `{}` is read before it is declared",
+                        body.variables[variable.index()].name
+                    ),
+                    at,
+                })?;
                 Expr::primary(name)
             }
             Op::ReadRegister(reference) => {
@@ -140,10 +134,11 @@ impl Printer<'_, '_> {
             Op::Load(place) => self.load(place, context, at)?,
             Op::Lookup { table, index } => {
                 let table = &body.tables[table.index()];
-                let found =
-                    self.file.tables.iter().position(|t| {
-                        t.table.name == table.name && t.table.entries == table.entries
-                    });
+                let found = self
+                    .file
+                    .tables
+                    .iter()
+                    .position(|t| t.table.name == table.name && t.table.entries == table.entries);
                 let position = found.ok_or_else(|| CodegenError {
                     message: format!("table `{}` is not part of the kernel", table.name),
                     at,
@@ -260,40 +255,23 @@ impl Printer<'_, '_> {
                 accumulator,
             } => {
                 let operands = self.exprs(&[*a, *b, *accumulator], Context::Typed)?;
-                self.file.needs.call(
-                    if *a_signed {
-                        "dot4"
-                    } else {
-                        "dot4_unsigned_signed"
-                    },
-                    &operands,
-                )
+                self.file
+                    .needs
+                    .call(if *a_signed { "dot4" } else { "dot4_unsigned_signed" }, &operands)
             }
-            Op::BytePermute {
-                low,
-                high,
-                selector,
-            } => {
+            Op::BytePermute { low, high, selector } => {
                 let low = self.value(*low, Context::Typed)?;
                 let high = self.value(*high, Context::Typed)?;
                 let selector = self.value(*selector, Context::Mask)?;
                 language.byte_permute(&[low, high, selector], &mut self.file.needs)
             }
-            Op::Call {
-                function,
-                arguments,
-            } => Expr::primary(self.call(*function, arguments, at)?),
+            Op::Call { function, arguments } => Expr::primary(self.call(*function, arguments, at)?),
             Op::AssumeUniform(a) => self.value(*a, context)?,
         })
     }
 
     /// A comparison.
-    pub fn comparison(
-        &mut self,
-        op: CompareOp,
-        a: ValueId,
-        b: ValueId,
-    ) -> Result<Expr, CodegenError> {
+    pub fn comparison(&mut self, op: CompareOp, a: ValueId, b: ValueId) -> Result<Expr, CodegenError> {
         let (token, binds) = match op {
             CompareOp::Eq => ("==", binding::EQUALITY),
             CompareOp::Ne => ("!=", binding::EQUALITY),
@@ -367,21 +345,12 @@ impl Printer<'_, '_> {
     }
 
     /// `memory[index]`.
-    pub fn element(
-        &mut self,
-        place: &Place,
-        at: tilekiln_dsl::ir::Location,
-    ) -> Result<String, CodegenError> {
+    pub fn element(&mut self, place: &Place, at: tilekiln_dsl::ir::Location) -> Result<String, CodegenError> {
         let (name, _) = self.memory(place.memory, at)?;
         Ok(format!("{name}[{}]", self.text(place.index)?))
     }
 
-    fn load(
-        &mut self,
-        place: &Place,
-        context: Context,
-        at: tilekiln_dsl::ir::Location,
-    ) -> Result<Expr, CodegenError> {
+    fn load(&mut self, place: &Place, context: Context, at: tilekiln_dsl::ir::Location) -> Result<Expr, CodegenError> {
         let (_, element) = self.memory(place.memory, at)?;
         let text = self.element(place, at)?;
         if place.access == Type::Scalar(element) {
@@ -400,12 +369,8 @@ impl Printer<'_, '_> {
     fn widened(&mut self, scalar: Scalar, a: Expr, context: Context) -> Expr {
         match scalar {
             Scalar::BF16 => self.file.language.widen_bf16(&a, &mut self.file.needs),
-            Scalar::U8 | Scalar::U16 if context != Context::Typed => {
-                Expr::primary(format!("unsigned({})", a.text))
-            }
-            Scalar::I8 | Scalar::I16 if context == Context::Exact => {
-                Expr::primary(format!("int({})", a.text))
-            }
+            Scalar::U8 | Scalar::U16 if context != Context::Typed => Expr::primary(format!("unsigned({})", a.text)),
+            Scalar::I8 | Scalar::I16 if context == Context::Exact => Expr::primary(format!("int({})", a.text)),
             _ => a,
         }
     }
@@ -428,10 +393,7 @@ impl Printer<'_, '_> {
         if from == to {
             return Ok(a);
         }
-        let piece = self
-            .file
-            .language
-            .convert(from, to, &a, &mut self.file.needs);
+        let piece = self.file.language.convert(from, to, &a, &mut self.file.needs);
         if let Some(done) = self.spelled(at, piece)? {
             return Ok(done);
         }
@@ -450,18 +412,9 @@ impl Printer<'_, '_> {
     }
 
     /// Both operands of an operator; a literal needs no suffix beside an operand that has the type.
-    fn operands(
-        &mut self,
-        a: ValueId,
-        b: ValueId,
-        beside: Context,
-    ) -> Result<(Expr, Expr), CodegenError> {
+    fn operands(&mut self, a: ValueId, b: ValueId, beside: Context) -> Result<(Expr, Expr), CodegenError> {
         let context_of = |other_is_literal: bool| {
-            if other_is_literal {
-                Context::Exact
-            } else {
-                beside
-            }
+            if other_is_literal { Context::Exact } else { beside }
         };
         let (a_literal, b_literal) = (self.is_literal(a), self.is_literal(b));
         Ok((
@@ -485,29 +438,18 @@ impl Printer<'_, '_> {
         let is_bool = ty == Type::Scalar(Scalar::Bool);
         let native = operator(op, is_bool);
         let (left, right) = match op {
-            BinaryOp::Shl | BinaryOp::Shr => (
-                self.value(a, Context::Exact)?,
-                self.value(b, Context::Typed)?,
-            ),
+            BinaryOp::Shl | BinaryOp::Shr => (self.value(a, Context::Exact)?, self.value(b, Context::Typed)?),
             BinaryOp::And | BinaryOp::Or | BinaryOp::Xor => self.operands(a, b, Context::Mask)?,
-            _ if native.is_none() => (
-                self.value(a, Context::Exact)?,
-                self.value(b, Context::Exact)?,
-            ),
+            _ if native.is_none() => (self.value(a, Context::Exact)?, self.value(b, Context::Exact)?),
             _ => self.operands(a, b, Context::Beside)?,
         };
-        let piece = self
-            .file
-            .language
-            .binary(op, ty, &left, &right, &mut self.file.needs);
+        let piece = self.file.language.binary(op, ty, &left, &right, &mut self.file.needs);
         if let Some(done) = self.spelled(at, piece)? {
             return Ok(done);
         }
         let Some((token, binds)) = native.filter(|_| ty.components() == 1) else {
             return Err(CodegenError {
-                message: format!(
-                    "{op:?} of two {ty} values has no spelling here; compute component by component"
-                ),
+                message: format!("{op:?} of two {ty} values has no spelling here; compute component by component"),
                 at,
             });
         };
@@ -519,13 +461,7 @@ impl Printer<'_, '_> {
             && matches!(literal, Literal::I32(_) | Literal::F32(_))
             && let Some(positive) = right.text.strip_prefix('-')
         {
-            return Ok(infix(
-                "-",
-                binding::SUM,
-                left,
-                Expr::primary(positive),
-                false,
-            ));
+            return Ok(infix("-", binding::SUM, left, Expr::primary(positive), false));
         }
         let regroup = !ty.scalar().is_float()
             && matches!(
@@ -547,15 +483,10 @@ impl Printer<'_, '_> {
         context: Context,
         at: tilekiln_dsl::ir::Location,
     ) -> Result<Expr, CodegenError> {
-        let constant = self
-            .file
-            .kernel
-            .constants
-            .get(index)
-            .ok_or_else(|| CodegenError {
-                message: "a value names a constant that is not part of the kernel".to_string(),
-                at,
-            })?;
+        let constant = self.file.kernel.constants.get(index).ok_or_else(|| CodegenError {
+            message: "a value names a constant that is not part of the kernel".to_string(),
+            at,
+        })?;
         // A 16-bit constant cannot be `constexpr` everywhere.
         if constant.value.scalar() == Scalar::F16 {
             return Ok(self.literal(constant.value, context));
@@ -596,10 +527,7 @@ impl Printer<'_, '_> {
             Literal::F32(v) => return self.float(v),
             Literal::F16(v) => {
                 let inner = self.float(v.to_f32());
-                return self
-                    .file
-                    .language
-                    .half_literal(&inner.text, &mut self.file.needs);
+                return self.file.language.half_literal(&inner.text, &mut self.file.needs);
             }
         };
         let binds = if text.starts_with('-') {
@@ -615,11 +543,7 @@ impl Printer<'_, '_> {
             self.file.needs.helper("not_a_number").to_string()
         } else if v.is_infinite() {
             let name = self.file.needs.helper("infinity");
-            if v < 0.0 {
-                format!("-{name}")
-            } else {
-                name.to_string()
-            }
+            if v < 0.0 { format!("-{name}") } else { name.to_string() }
         } else {
             float_text(v)
         };

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tilekiln_dsl::ir::{
-    FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar,
-};
+use tilekiln_dsl::ir::{FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar};
 
 use super::body::{File, FileTable, Printer};
 use super::effects::{Owner, call_effects, is_read_only};
@@ -31,23 +29,12 @@ pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generate
     // Callers first: what they call and need is then known.
     let mut kernel_lines = Output::default();
     let mut function_lines = Vec::new();
-    let dry = plan(
-        kernel,
-        &file.effects,
-        &(0..kernel.functions.len()).collect::<Vec<_>>(),
-    );
+    let dry = plan(kernel, &file.effects, &(0..kernel.functions.len()).collect::<Vec<_>>());
     let own_dynamic = dry.as_ref().is_ok_and(|plan| plan.dynamic > 0);
-    let mut shared = SharedPlan {
-        total: 0,
-        dynamic: 0,
-    };
+    let mut shared = SharedPlan { total: 0, dynamic: 0 };
     for round in 0..2 {
         // The second round knows which functions are called, hence how much shared memory there is.
-        let dynamic = if round == 0 {
-            own_dynamic
-        } else {
-            shared.dynamic > 0
-        };
+        let dynamic = if round == 0 { own_dynamic } else { shared.dynamic > 0 };
         kernel_lines = write_kernel(&mut file, dynamic)?;
         function_lines.clear();
         for index in (0..kernel.functions.len()).rev() {
@@ -121,22 +108,10 @@ fn open_file<'k>(kernel: &'k Kernel, language: &'k dyn Language) -> File<'k> {
     let helpers = language.helpers().iter().map(|helper| helper.name);
     let mut names = Names::new(language.keywords().iter().copied().chain(helpers));
     names.take(&kernel.symbol);
-    let constant_names = kernel
-        .constants
-        .iter()
-        .map(|c| names.declare(&c.name))
-        .collect();
-    let function_names = kernel
-        .functions
-        .iter()
-        .map(|f| names.declare(&f.name))
-        .collect();
+    let constant_names = kernel.constants.iter().map(|c| names.declare(&c.name)).collect();
+    let function_names = kernel.functions.iter().map(|f| names.declare(&f.name)).collect();
     let mut tables: Vec<FileTable<'_>> = Vec::new();
-    let bodies = kernel
-        .functions
-        .iter()
-        .map(|f| &f.body)
-        .chain([&kernel.body]);
+    let bodies = kernel.functions.iter().map(|f| &f.body).chain([&kernel.body]);
     for table in bodies.flat_map(|body| &body.tables) {
         let known = tables
             .iter()
@@ -189,10 +164,7 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         comment_text(&text)
     };
     let doc: Vec<String> = kernel.doc.iter().map(|line| comment_text(line)).collect();
-    out.line(
-        entry("kernel", &title, doc.first().map_or("", String::as_str)),
-        None,
-    );
+    out.line(entry("kernel", &title, doc.first().map_or("", String::as_str)), None);
     for line in doc.iter().skip(1) {
         out.line(
             if line.is_empty() {
@@ -203,10 +175,7 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
             None,
         );
     }
-    out.line(
-        entry("target", kernel.target.name, kernel.target.summary),
-        None,
-    );
+    out.line(entry("target", kernel.target.name, kernel.target.summary), None);
     let numbers = spelled(false);
     if !numbers.is_empty() {
         out.line(entry("params", &numbers.join(" "), ""), None);
@@ -217,19 +186,10 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         } else {
             String::new()
         };
-        out.line(
-            entry("shared", &format!("{} bytes", shared.total), &kind),
-            None,
-        );
+        out.line(entry("shared", &format!("{} bytes", shared.total), &kind), None);
     }
-    out.line(
-        entry("source", &kernel.at.file.replace('\\', "/"), ""),
-        None,
-    );
-    let mut remake = format!(
-        "tilekiln emit {} --target {}",
-        kernel.family, kernel.target.name
-    );
+    out.line(entry("source", &kernel.at.file.replace('\\', "/"), ""), None);
+    let mut remake = format!("tilekiln emit {} --target {}", kernel.family, kernel.target.name);
     let settings: Vec<String> = kernel
         .settings
         .iter()
@@ -281,9 +241,7 @@ fn write_constants(file: &mut File<'_>) -> Output {
     let mut out = Output::default();
     for &index in &file.used_constants.clone() {
         let constant = &file.kernel.constants[index];
-        let ty = file
-            .language
-            .scalar(constant.value.scalar(), &mut file.needs);
+        let ty = file.language.scalar(constant.value.scalar(), &mut file.needs);
         let value = plain_literal(file, constant.value);
         out.line(
             format!("constexpr {ty} {} = {value};", file.constant_names[index]),
@@ -297,10 +255,7 @@ fn write_tables(file: &mut File<'_>) -> Output {
     let mut out = Output::default();
     for &index in &file.used_tables.clone() {
         let table = file.tables[index].table;
-        let scalar = table
-            .entries
-            .first()
-            .map_or(Scalar::U32, |entry| entry.scalar());
+        let scalar = table.entries.first().map_or(Scalar::U32, |entry| entry.scalar());
         let as_float = file.language.table_entry_as_float(scalar);
         let ty = file
             .language
@@ -351,11 +306,7 @@ fn plain_literal(file: &mut File<'_>, literal: Literal) -> String {
         Literal::F32(v) if v.is_nan() => file.needs.helper("not_a_number").to_string(),
         Literal::F32(v) if v.is_infinite() => {
             let name = file.needs.helper("infinity");
-            if v < 0.0 {
-                format!("-{name}")
-            } else {
-                name.to_string()
-            }
+            if v < 0.0 { format!("-{name}") } else { name.to_string() }
         }
         Literal::F32(v) => float_text(v),
     }
@@ -365,11 +316,7 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
     let kernel = file.kernel;
     let function = &kernel.functions[index];
     let name = file.function_names[index].clone();
-    let mut printer = Printer::new(
-        file,
-        &function.body,
-        Owner::Function(kernel, FunctionId(index as u32)),
-    );
+    let mut printer = Printer::new(file, &function.body, Owner::Function(kernel, FunctionId(index as u32)));
     let at = Some(function.at);
     let mut head = Output::default();
     for line in &function.doc {
@@ -385,10 +332,9 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
             FunctionParameterKind::Value(ty) => {
                 format!("{} {name}", printer.type_name(ty, function.at)?)
             }
-            FunctionParameterKind::GlobalRead(scalar) => format!(
-                "const {}* {name}",
-                printer.type_name(scalar.into(), function.at)?
-            ),
+            FunctionParameterKind::GlobalRead(scalar) => {
+                format!("const {}* {name}", printer.type_name(scalar.into(), function.at)?)
+            }
             FunctionParameterKind::GlobalWrite(scalar) | FunctionParameterKind::Shared(scalar) => {
                 format!("{}* {name}", printer.type_name(scalar.into(), function.at)?)
             }
@@ -416,10 +362,7 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     let at = Some(kernel.at);
     let mut head = Output::default();
     head.line(
-        format!(
-            "extern \"C\" __global__ void __launch_bounds__({})",
-            kernel.threads
-        ),
+        format!("extern \"C\" __global__ void __launch_bounds__({})", kernel.threads),
         at,
     );
     let open = format!("{}(", kernel.symbol);
@@ -427,19 +370,12 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     for (parameter, name) in kernel.parameters.iter().zip(printer.parameters.clone()) {
         let (text, shape) = match &parameter.kind {
             ParameterKind::Scalar(scalar) => (
-                format!(
-                    "{} {name}",
-                    printer.type_name((*scalar).into(), parameter.at)?
-                ),
+                format!("{} {name}", printer.type_name((*scalar).into(), parameter.at)?),
                 &[][..],
             ),
             ParameterKind::Memory { element, shape, .. } => {
                 let ty = printer.type_name((*element).into(), parameter.at)?;
-                let qualifier = if is_read_only(&parameter.kind) {
-                    "const "
-                } else {
-                    ""
-                };
+                let qualifier = if is_read_only(&parameter.kind) { "const " } else { "" };
                 (format!("{qualifier}{ty}* __restrict__ {name}"), &shape[..])
             }
         };
@@ -466,10 +402,7 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
         let mut line = format!("{lead}{text}{end}");
         if !shape.is_empty() {
             let padding = " ".repeat(width.saturating_sub(text.len() + 1));
-            line += &format!(
-                "{padding}   // {}",
-                comment_text(&format!("[{}]", shape.join(", ")))
-            );
+            line += &format!("{padding}   // {}", comment_text(&format!("[{}]", shape.join(", "))));
         }
         head.lines.push((line, Some(*at)));
     }

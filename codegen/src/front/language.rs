@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tilekiln_dsl::ir::{
-    BinaryOp, Builtin, Literal, MathFn, ReduceOp, Scalar, ShuffleKind, Type, UnaryOp,
-};
+use tilekiln_dsl::ir::{BinaryOp, Builtin, Literal, MathFn, ReduceOp, Scalar, ShuffleKind, Type, UnaryOp};
 use tilekiln_dsl::target::FragmentLayout;
 
 /// How tightly C++ operators bind; higher binds tighter.
@@ -135,21 +133,8 @@ pub(crate) trait Language {
     /// `None`: the C operator does it.
     fn unary(&self, op: UnaryOp, ty: Type, a: &Expr, needs: &mut Needs) -> Option<Expr>;
     /// `None`: the C operator does it.
-    fn binary(
-        &self,
-        op: BinaryOp,
-        ty: Type,
-        a: &Expr,
-        b: &Expr,
-        needs: &mut Needs,
-    ) -> Spelled<Option<Expr>>;
-    fn math(
-        &self,
-        function: MathFn,
-        ty: Type,
-        operands: &[Expr],
-        needs: &mut Needs,
-    ) -> Spelled<Expr>;
+    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>>;
+    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr>;
     /// `None`: a C++ cast does it.
     fn convert(&self, from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>>;
     /// `None`: the generic `bit_cast` helper does it.
@@ -162,13 +147,7 @@ pub(crate) trait Language {
     fn widen_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr;
     fn narrow_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr;
 
-    fn shuffle(
-        &self,
-        kind: ShuffleKind,
-        value: &Expr,
-        lane: Option<&Expr>,
-        needs: &mut Needs,
-    ) -> Expr;
+    fn shuffle(&self, kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr;
     fn reduce(&self, op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr;
     fn ballot(&self, a: &Expr, needs: &mut Needs) -> Expr;
     fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr;

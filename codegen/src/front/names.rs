@@ -67,21 +67,13 @@ fn identifier(name: &str) -> String {
     let plain = name.strip_prefix("r#").unwrap_or(name);
     let mut out: String = plain
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '_' {
-                c
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
         .collect();
     if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
         out.insert(0, 'v');
     }
     // A leading double underscore or underscore and capital belongs to the compiler.
-    if out.starts_with("__")
-        || (out.starts_with('_') && out[1..].starts_with(|c: char| c.is_ascii_uppercase()))
-    {
+    if out.starts_with("__") || (out.starts_with('_') && out[1..].starts_with(|c: char| c.is_ascii_uppercase())) {
         out = format!("v{out}");
     }
     out

@@ -30,8 +30,7 @@ impl Output {
                 let Some(cut) = break_point(rest, WIDTH - margin.len()) else {
                     break;
                 };
-                self.lines
-                    .push((format!("{margin}{}", rest[..cut].trim_end()), at));
+                self.lines.push((format!("{margin}{}", rest[..cut].trim_end()), at));
                 rest = rest[cut..].trim_start();
                 margin = "    ".repeat(self.indent + 1);
             }
@@ -82,11 +81,7 @@ impl Output {
     /// Whether it is one plain statement, which needs no braces.
     pub fn is_single_statement(&self) -> bool {
         match &self.lines[..] {
-            [(line, _)] => {
-                line.ends_with(';')
-                    && !line.trim_start().starts_with("const ")
-                    && !line.contains("//")
-            }
+            [(line, _)] => line.ends_with(';') && !line.trim_start().starts_with("const ") && !line.contains("//"),
             _ => false,
         }
     }
@@ -96,8 +91,7 @@ impl Output {
         let margin = "    ".repeat(self.indent);
         let mut lines = other.lines.into_iter();
         if let Some((first, at)) = lines.next() {
-            self.lines
-                .push((format!("{margin}{prefix}{}", first.trim_start()), at));
+            self.lines.push((format!("{margin}{prefix}{}", first.trim_start()), at));
         }
         self.lines.extend(lines);
     }
@@ -128,9 +122,7 @@ fn break_point(text: &str, width: usize) -> Option<usize> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b' ' if at > 8 => {
                 let after_comma = bytes[at - 1] == b',';
-                let operators = [
-                    "+ ", "- ", "* ", "/ ", "& ", "| ", "^ ", "&& ", "|| ", "? ", ": ",
-                ];
+                let operators = ["+ ", "- ", "* ", "/ ", "& ", "| ", "^ ", "&& ", "|| ", "? ", ": "];
                 let before_operator = operators.iter().any(|op| text[at + 1..].starts_with(op));
                 if (after_comma || before_operator) && best.is_none_or(|(_, d)| depth <= d) {
                     best = Some((at + 1, depth));

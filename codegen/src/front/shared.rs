@@ -22,9 +22,7 @@ const ALIGNMENT: usize = 16;
 
 fn used_bytes(body: &Body, used: &[bool]) -> usize {
     let sizes = body.shared.iter().zip(used).filter(|(_, used)| **used);
-    sizes
-        .map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT))
-        .sum()
+    sizes.map(|(array, _)| array.bytes().next_multiple_of(ALIGNMENT)).sum()
 }
 
 /// Adds up what is used and decides between static and dynamic.
@@ -40,28 +38,14 @@ pub(crate) fn plan(
     for &index in used_functions {
         let id = tilekiln_dsl::ir::FunctionId(index as u32);
         let body = &kernel.functions[index].body;
-        in_functions += used_bytes(
-            body,
-            &analyse(body, Owner::Function(kernel, id), effects).shared_used,
-        );
+        in_functions += used_bytes(body, &analyse(body, Owner::Function(kernel, id), effects).shared_used);
     }
     let total = own + in_functions;
-    let arrays = kernel
-        .body
-        .shared
-        .iter()
-        .zip(&used)
-        .filter(|(_, used)| **used);
-    let largest = arrays
-        .map(|(array, _)| array)
-        .max_by_key(|array| array.bytes());
+    let arrays = kernel.body.shared.iter().zip(&used).filter(|(_, used)| **used);
+    let largest = arrays.map(|(array, _)| array).max_by_key(|array| array.bytes());
     if total > target.shared_limit {
         let hint = largest.map_or(String::new(), |array| {
-            format!(
-                "; the largest array is `{}` with {} bytes",
-                array.name,
-                array.bytes()
-            )
+            format!("; the largest array is `{}` with {} bytes", array.name, array.bytes())
         });
         return Err(CodegenError {
             message: format!(
@@ -86,10 +70,7 @@ pub(crate) fn plan(
             at: kernel.at,
         });
     }
-    Ok(SharedPlan {
-        total,
-        dynamic: own,
-    })
+    Ok(SharedPlan { total, dynamic: own })
 }
 
 impl Printer<'_, '_> {
@@ -125,21 +106,15 @@ impl Printer<'_, '_> {
             let note = format!("// {note}{} bytes", array.bytes());
             if dynamic {
                 let start = self.file.names.declare(&format!("{}_at", array.name));
-                self.out
-                    .line(format!("constexpr unsigned {start} = {offset};"), at);
+                self.out.line(format!("constexpr unsigned {start} = {offset};"), at);
                 self.out.line(
-                    format!(
-                        "{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"
-                    ),
+                    format!("{ty}* const {name} = reinterpret_cast<{ty}*>(&{pool}[{start}]);   {note}"),
                     at,
                 );
                 offset += array.bytes().next_multiple_of(ALIGNMENT);
             } else {
                 self.out.line(
-                    format!(
-                        "alignas(16) __shared__ {ty} {name}[{}];   {note}",
-                        array.len
-                    ),
+                    format!("alignas(16) __shared__ {ty} {name}[{}];   {note}", array.len),
                     at,
                 );
             }

@@ -1,8 +1,8 @@
 //! Statements: declarations, assignments, control flow, barriers, fragments.
 
 use tilekiln_dsl::ir::{
-    BinaryOp, Block, CompareOp, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId,
-    Scalar, Stmt, StmtKind, Type, ValueId,
+    BinaryOp, Block, CompareOp, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId, Scalar, Stmt,
+    StmtKind, Type, ValueId,
 };
 
 use super::body::Printer;
@@ -40,23 +40,18 @@ impl Printer<'_, '_> {
             }
             StmtKind::Assign { variable, value } => {
                 if self.analysis.variable_read[variable.index()] {
-                    let name =
-                        self.variables[variable.index()]
-                            .clone()
-                            .ok_or_else(|| CodegenError {
-                                message: format!(
-                                    "variable `{}` is assigned before it is declared",
-                                    self.body.variables[variable.index()].name
-                                ),
-                                at,
-                            })?;
+                    let name = self.variables[variable.index()].clone().ok_or_else(|| CodegenError {
+                        message: format!(
+                            "variable `{}` is assigned before it is declared",
+                            self.body.variables[variable.index()].name
+                        ),
+                        at,
+                    })?;
                     let ty = self.body.variables[variable.index()].ty;
                     self.assign(&name, ty, *value, at)?;
                 }
             }
-            StmtKind::DeclareRegisters { registers, fill } => {
-                self.declare_registers(*registers, *fill, at)?
-            }
+            StmtKind::DeclareRegisters { registers, fill } => self.declare_registers(*registers, *fill, at)?,
             StmtKind::WriteRegister { target, value } => {
                 if self.analysis.registers_read[target.registers.index()] {
                     let element = self.body.registers[target.registers.index()].element;
@@ -100,19 +95,14 @@ impl Printer<'_, '_> {
                 }
                 self.file.names.open();
                 let name = self.file.names.declare(&declared.name);
-                let advance =
-                    step.map_or_else(|| format!("++{name}"), |step| format!("{name} += {step}"));
+                let advance = step.map_or_else(|| format!("++{name}"), |step| format!("{name} += {step}"));
                 let head = format!("for ({ty} {name} = {start}; {name} < {end}; {advance})");
                 self.variables[variable.index()] = Some(name);
                 let inner = self.nested(body)?;
                 self.file.names.close();
                 self.compound(&head, inner, at);
             }
-            StmtKind::While {
-                test,
-                condition,
-                body,
-            } => self.while_loop(test, *condition, body, at)?,
+            StmtKind::While { test, condition, body } => self.while_loop(test, *condition, body, at)?,
             StmtKind::Break => self.line("break;", at),
             StmtKind::Continue => self.line("continue;", at),
             StmtKind::Return(None) => self.line("return;", at),
@@ -145,11 +135,7 @@ impl Printer<'_, '_> {
                 self.file.needs.helper(copy);
                 self.line(format!("{copy}(&{to}, &{from});"), at);
             }
-            StmtKind::LoadMatrix {
-                to,
-                from,
-                transposed,
-            } => {
+            StmtKind::LoadMatrix { to, from, transposed } => {
                 let target = &self.file.kernel.target;
                 if !target.matrix_load {
                     return Err(CodegenError {
@@ -178,10 +164,7 @@ impl Printer<'_, '_> {
                 b,
                 element,
             } => self.mma([accumulator, a, b], *element, at)?,
-            StmtKind::Call {
-                function,
-                arguments,
-            } => {
+            StmtKind::Call { function, arguments } => {
                 let call = self.call(*function, arguments, at)?;
                 self.line(format!("{call};"), at);
             }
@@ -195,11 +178,7 @@ impl Printer<'_, '_> {
 
     fn sync(&mut self, what: Sync, at: Location) {
         let async_copy = self.file.kernel.target.async_copy;
-        if let Some(text) = self
-            .file
-            .language
-            .sync(what, async_copy, &mut self.file.needs)
-        {
+        if let Some(text) = self.file.language.sync(what, async_copy, &mut self.file.needs) {
             self.line(text, at);
         }
     }
@@ -218,10 +197,7 @@ impl Printer<'_, '_> {
             return Ok(());
         }
         let ty = self.type_name(value.ty, at)?;
-        let wanted = value
-            .name
-            .clone()
-            .unwrap_or_else(|| self.temporary_name(id));
+        let wanted = value.name.clone().unwrap_or_else(|| self.temporary_name(id));
         let name = self.file.names.declare(&wanted);
         self.line(format!("const {ty} {name} = {text};"), at);
         self.values[id.index()] = Some(name);
@@ -229,13 +205,7 @@ impl Printer<'_, '_> {
     }
 
     /// `name = value;`, as `name += …;` where the value is made from the old one.
-    fn assign(
-        &mut self,
-        name: &str,
-        ty: Type,
-        value: ValueId,
-        at: Location,
-    ) -> Result<(), CodegenError> {
+    fn assign(&mut self, name: &str, ty: Type, value: ValueId, at: Location) -> Result<(), CodegenError> {
         if let Some(text) = self.compound_assignment(name, ty, value)? {
             self.line(text, at);
             return Ok(());
@@ -245,22 +215,14 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
-    fn compound_assignment(
-        &mut self,
-        name: &str,
-        ty: Type,
-        value: ValueId,
-    ) -> Result<Option<String>, CodegenError> {
+    fn compound_assignment(&mut self, name: &str, ty: Type, value: ValueId) -> Result<Option<String>, CodegenError> {
         if !self.is_inline(value) || self.values[value.index()].is_some() {
             return Ok(None);
         }
         let Op::Binary(op, old, new) = &self.body.value(value).op else {
             return Ok(None);
         };
-        let native = matches!(
-            ty,
-            Type::Scalar(Scalar::I32 | Scalar::U32 | Scalar::U64 | Scalar::F32)
-        );
+        let native = matches!(ty, Type::Scalar(Scalar::I32 | Scalar::U32 | Scalar::U64 | Scalar::F32));
         let is_old = matches!(
             self.body.value(*old).op,
             Op::ReadVariable(_) | Op::ReadRegister(_) | Op::Load(_)
@@ -296,19 +258,11 @@ impl Printer<'_, '_> {
         }
     }
 
-    fn store(
-        &mut self,
-        place: &tilekiln_dsl::ir::Place,
-        value: ValueId,
-        at: Location,
-    ) -> Result<(), CodegenError> {
+    fn store(&mut self, place: &tilekiln_dsl::ir::Place, value: ValueId, at: Location) -> Result<(), CodegenError> {
         let (_, element) = self.memory(place.memory, at)?;
         let target = self.element(place, at)?;
         if place.access == Type::Scalar(element) {
-            if matches!(
-                element,
-                Scalar::I32 | Scalar::U32 | Scalar::U64 | Scalar::F32
-            ) {
+            if matches!(element, Scalar::I32 | Scalar::U32 | Scalar::U64 | Scalar::F32) {
                 return self.assign(&target, element.into(), value, at);
             }
             let value = self.value(value, Context::Typed)?;
@@ -322,19 +276,11 @@ impl Printer<'_, '_> {
             value = self.narrowed(scalar, value);
         }
         self.file.needs.helper("store_as");
-        self.line(
-            format!("store_as<{access}>(&{target}, {});", value.text),
-            at,
-        );
+        self.line(format!("store_as<{access}>(&{target}, {});", value.text), at);
         Ok(())
     }
 
-    fn declare_registers(
-        &mut self,
-        id: RegistersId,
-        fill: Option<Literal>,
-        at: Location,
-    ) -> Result<(), CodegenError> {
+    fn declare_registers(&mut self, id: RegistersId, fill: Option<Literal>, at: Location) -> Result<(), CodegenError> {
         if !self.analysis.registers_read[id.index()] {
             return Ok(());
         }
@@ -378,12 +324,7 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
-    fn mma(
-        &mut self,
-        operands: [&RegisterRef; 3],
-        element: Scalar,
-        at: Location,
-    ) -> Result<(), CodegenError> {
+    fn mma(&mut self, operands: [&RegisterRef; 3], element: Scalar, at: Location) -> Result<(), CodegenError> {
         let target = &self.file.kernel.target;
         let language = self.file.language;
         if !language.fragments().contains(&target.fragments) {
@@ -474,10 +415,7 @@ impl Printer<'_, '_> {
             return Ok(());
         }
         let is_comment = |s: &Stmt| matches!(s.kind, StmtKind::Comment(_));
-        let chain: Vec<&Stmt> = otherwise
-            .iter()
-            .filter(|s| self.prints(s) || is_comment(s))
-            .collect();
+        let chain: Vec<&Stmt> = otherwise.iter().filter(|s| self.prints(s) || is_comment(s)).collect();
         let chained = matches!(
             chain[..],
             [Stmt {
@@ -511,8 +449,7 @@ impl Printer<'_, '_> {
         if self.is_inline(condition)
             && let Op::Compare(op, a, b) = &self.body.value(condition).op
         {
-            let exact = !self.body.value(*a).ty.scalar().is_float()
-                || matches!(op, CompareOp::Eq | CompareOp::Ne);
+            let exact = !self.body.value(*a).ty.scalar().is_float() || matches!(op, CompareOp::Eq | CompareOp::Ne);
             if exact {
                 let opposite = match op {
                     CompareOp::Eq => CompareOp::Ne,
@@ -525,19 +462,11 @@ impl Printer<'_, '_> {
                 return Ok(self.comparison(opposite, *a, *b)?.text);
             }
         }
-        let test = self
-            .value(condition, Context::Exact)?
-            .within(binding::UNARY);
+        let test = self.value(condition, Context::Exact)?.within(binding::UNARY);
         Ok(format!("!{test}"))
     }
 
-    fn while_loop(
-        &mut self,
-        test: &Block,
-        condition: ValueId,
-        body: &Block,
-        at: Location,
-    ) -> Result<(), CodegenError> {
+    fn while_loop(&mut self, test: &Block, condition: ValueId, body: &Block, at: Location) -> Result<(), CodegenError> {
         if !test.iter().any(|s| self.prints(s)) {
             let text = self.text(condition)?;
             let inner = self.nested(body)?;
@@ -565,31 +494,17 @@ impl Printer<'_, '_> {
     /// Whether a statement leaves any text.
     fn prints(&self, stmt: &Stmt) -> bool {
         match &stmt.kind {
-            StmtKind::Eval(value) => {
-                self.analysis.live[value.index()] && !self.analysis.inline[value.index()]
-            }
+            StmtKind::Eval(value) => self.analysis.live[value.index()] && !self.analysis.inline[value.index()],
             StmtKind::Declare { variable, .. } | StmtKind::Assign { variable, .. } => {
                 self.analysis.variable_read[variable.index()]
             }
-            StmtKind::DeclareRegisters { registers, .. } => {
-                self.analysis.registers_read[registers.index()]
-            }
-            StmtKind::WriteRegister { target, .. } => {
-                self.analysis.registers_read[target.registers.index()]
-            }
-            StmtKind::Mma { accumulator, .. } => {
-                self.analysis.registers_read[accumulator.registers.index()]
-            }
+            StmtKind::DeclareRegisters { registers, .. } => self.analysis.registers_read[registers.index()],
+            StmtKind::WriteRegister { target, .. } => self.analysis.registers_read[target.registers.index()],
+            StmtKind::Mma { accumulator, .. } => self.analysis.registers_read[accumulator.registers.index()],
             StmtKind::LoadMatrix { to, .. } => self.analysis.registers_read[to.registers.index()],
-            StmtKind::TriggerDependents | StmtKind::WaitForPrerequisites => {
-                self.file.kernel.target.dependent_launch
-            }
-            StmtKind::AsyncCommit | StmtKind::AsyncWait { .. } => {
-                self.file.kernel.target.async_copy
-            }
-            StmtKind::If {
-                then, otherwise, ..
-            } => then.iter().chain(otherwise).any(|s| self.prints(s)),
+            StmtKind::TriggerDependents | StmtKind::WaitForPrerequisites => self.file.kernel.target.dependent_launch,
+            StmtKind::AsyncCommit | StmtKind::AsyncWait { .. } => self.file.kernel.target.async_copy,
+            StmtKind::If { then, otherwise, .. } => then.iter().chain(otherwise).any(|s| self.prints(s)),
             StmtKind::For { body, .. } => body.iter().any(|s| self.prints(s)),
             StmtKind::While { test, body, .. } => test.iter().chain(body).any(|s| self.prints(s)),
             // A comment alone is no reason to print what stands around it.
@@ -606,10 +521,7 @@ impl Printer<'_, '_> {
                 .map_or("memory".to_string(), |(name, _)| name)
         };
         let snapshot = matches!(value.op, Op::ReadVariable(_));
-        if let Some(memory) = self.analysis.index_of[id.index()]
-            .first()
-            .filter(|_| !snapshot)
-        {
+        if let Some(memory) = self.analysis.index_of[id.index()].first().filter(|_| !snapshot) {
             return format!("{}_index", memory_name(*memory));
         }
         match &value.op {
@@ -617,15 +529,9 @@ impl Printer<'_, '_> {
             Op::ReadVariable(variable) => {
                 format!("previous_{}", self.body.variables[variable.index()].name)
             }
-            Op::ReadRegister(reference) => format!(
-                "{}_element",
-                self.body.registers[reference.registers.index()].name
-            ),
+            Op::ReadRegister(reference) => format!("{}_element", self.body.registers[reference.registers.index()].name),
             Op::Lookup { table, .. } => format!("{}_entry", self.body.tables[table.index()].name),
-            Op::Call { function, .. } => format!(
-                "{}_result",
-                self.file.kernel.functions[function.index()].name
-            ),
+            Op::Call { function, .. } => format!("{}_result", self.file.kernel.functions[function.index()].name),
             Op::Component(_, index) => format!("component_{index}"),
             op => operation_name(op).to_string(),
         }

@@ -37,46 +37,16 @@ const fn needing(key: &'static str, needs: &'static [&'static str], text: &'stat
 /// In the order they are printed: what a helper uses stands before it.
 pub(super) const HELPERS: &[Helper] = &[
     helper("infinity", "constexpr float infinity = __builtin_inff();"),
-    helper(
-        "not_a_number",
-        "constexpr float not_a_number = __builtin_nanf(\"\");",
-    ),
-    helper(
-        "bf16",
-        "using bf16 = unsigned short;   // the upper half of a float",
-    ),
-    helper(
-        "f32x2",
-        "typedef float f32x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "f32x4",
-        "typedef float f32x4 __attribute__((ext_vector_type(4)));",
-    ),
-    helper(
-        "f32x8",
-        "typedef float f32x8 __attribute__((ext_vector_type(8)));",
-    ),
-    helper(
-        "u32x2",
-        "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "u32x4",
-        "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));",
-    ),
-    helper(
-        "u32x8",
-        "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));",
-    ),
-    helper(
-        "i32x2",
-        "typedef int i32x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "i32x4",
-        "typedef int i32x4 __attribute__((ext_vector_type(4)));",
-    ),
+    helper("not_a_number", "constexpr float not_a_number = __builtin_nanf(\"\");"),
+    helper("bf16", "using bf16 = unsigned short;   // the upper half of a float"),
+    helper("f32x2", "typedef float f32x2 __attribute__((ext_vector_type(2)));"),
+    helper("f32x4", "typedef float f32x4 __attribute__((ext_vector_type(4)));"),
+    helper("f32x8", "typedef float f32x8 __attribute__((ext_vector_type(8)));"),
+    helper("u32x2", "typedef unsigned u32x2 __attribute__((ext_vector_type(2)));"),
+    helper("u32x4", "typedef unsigned u32x4 __attribute__((ext_vector_type(4)));"),
+    helper("u32x8", "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));"),
+    helper("i32x2", "typedef int i32x2 __attribute__((ext_vector_type(2)));"),
+    helper("i32x4", "typedef int i32x4 __attribute__((ext_vector_type(4)));"),
     helper(
         "u64x2",
         "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));",
@@ -93,18 +63,9 @@ pub(super) const HELPERS: &[Helper] = &[
         "u8x8",
         "typedef unsigned char u8x8 __attribute__((ext_vector_type(8)));",
     ),
-    helper(
-        "i8x2",
-        "typedef signed char i8x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "i8x4",
-        "typedef signed char i8x4 __attribute__((ext_vector_type(4)));",
-    ),
-    helper(
-        "i8x8",
-        "typedef signed char i8x8 __attribute__((ext_vector_type(8)));",
-    ),
+    helper("i8x2", "typedef signed char i8x2 __attribute__((ext_vector_type(2)));"),
+    helper("i8x4", "typedef signed char i8x4 __attribute__((ext_vector_type(4)));"),
+    helper("i8x8", "typedef signed char i8x8 __attribute__((ext_vector_type(8)));"),
     helper(
         "u16x2",
         "typedef unsigned short u16x2 __attribute__((ext_vector_type(2)));",
@@ -117,34 +78,13 @@ pub(super) const HELPERS: &[Helper] = &[
         "u16x8",
         "typedef unsigned short u16x8 __attribute__((ext_vector_type(8)));",
     ),
-    helper(
-        "i16x2",
-        "typedef short i16x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "i16x4",
-        "typedef short i16x4 __attribute__((ext_vector_type(4)));",
-    ),
-    helper(
-        "i16x8",
-        "typedef short i16x8 __attribute__((ext_vector_type(8)));",
-    ),
-    helper(
-        "i16x16",
-        "typedef short i16x16 __attribute__((ext_vector_type(16)));",
-    ),
-    helper(
-        "f16x2",
-        "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));",
-    ),
-    helper(
-        "f16x4",
-        "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));",
-    ),
-    helper(
-        "f16x8",
-        "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));",
-    ),
+    helper("i16x2", "typedef short i16x2 __attribute__((ext_vector_type(2)));"),
+    helper("i16x4", "typedef short i16x4 __attribute__((ext_vector_type(4)));"),
+    helper("i16x8", "typedef short i16x8 __attribute__((ext_vector_type(8)));"),
+    helper("i16x16", "typedef short i16x16 __attribute__((ext_vector_type(16)));"),
+    helper("f16x2", "typedef _Float16 f16x2 __attribute__((ext_vector_type(2)));"),
+    helper("f16x4", "typedef _Float16 f16x4 __attribute__((ext_vector_type(4)));"),
+    helper("f16x8", "typedef _Float16 f16x8 __attribute__((ext_vector_type(8)));"),
     helper(
         "f16x16",
         "typedef _Float16 f16x16 __attribute__((ext_vector_type(16)));",
@@ -630,12 +570,7 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
     ),
 ];
 
-pub(super) fn shuffle(
-    kind: ShuffleKind,
-    value: &Expr,
-    lane: Option<&Expr>,
-    needs: &mut Needs,
-) -> Expr {
+pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
     let text = &value.text;
     Expr::primary(match kind {
         ShuffleKind::Xor(mask) => format!("{}<{mask}>({text})", needs.helper("shuffle_xor")),
@@ -670,11 +605,7 @@ pub(super) fn extremum(op: ReduceOp, ty: Type, needs: &mut Needs) -> &'static st
         Type::Vector(Scalar::F16, _) => half2,
         _ => integer,
     });
-    if op == ReduceOp::Max {
-        "math_max"
-    } else {
-        "math_min"
-    }
+    if op == ReduceOp::Max { "math_max" } else { "math_min" }
 }
 
 pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {

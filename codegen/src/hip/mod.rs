@@ -52,23 +52,10 @@ impl Language for Hip {
     fn unary(&self, _: UnaryOp, _: Type, _: &Expr, _: &mut Needs) -> Option<Expr> {
         None
     }
-    fn binary(
-        &self,
-        op: BinaryOp,
-        ty: Type,
-        a: &Expr,
-        b: &Expr,
-        needs: &mut Needs,
-    ) -> Spelled<Option<Expr>> {
+    fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
         writer::binary(op, ty, a, b, needs)
     }
-    fn math(
-        &self,
-        function: MathFn,
-        ty: Type,
-        operands: &[Expr],
-        needs: &mut Needs,
-    ) -> Spelled<Expr> {
+    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
         writer::math(function, ty, operands, needs)
     }
     fn convert(&self, from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
@@ -89,13 +76,7 @@ impl Language for Hip {
     fn narrow_bf16(&self, a: &Expr, needs: &mut Needs) -> Expr {
         needs.call("float_to_bf16", std::slice::from_ref(a))
     }
-    fn shuffle(
-        &self,
-        kind: ShuffleKind,
-        value: &Expr,
-        lane: Option<&Expr>,
-        needs: &mut Needs,
-    ) -> Expr {
+    fn shuffle(&self, kind: ShuffleKind, value: &Expr, lane: Option<&Expr>, needs: &mut Needs) -> Expr {
         intrinsics::shuffle(kind, value, lane, needs)
     }
     fn reduce(&self, op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr {

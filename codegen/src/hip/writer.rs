@@ -53,7 +53,11 @@ pub(super) fn vector(scalar: Scalar, lanes: u8, needs: &mut Needs) -> Spelled<&'
         (Scalar::BF16, 2) => "bf16x2",
         (Scalar::BF16, 4) => "bf16x4",
         (Scalar::BF16, 8) => "bf16x8",
-        _ => return Err(format!("vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do")),
+        _ => {
+            return Err(format!(
+                "vectors of {lanes} {scalar} do not exist; 2, 4 or 8 numbers of at most 16 bytes together do"
+            ));
+        }
     }))
 }
 
@@ -112,13 +116,7 @@ fn call(function: &str, operands: &[&Expr]) -> Expr {
     Expr::call(function, &list)
 }
 
-pub(super) fn binary(
-    op: BinaryOp,
-    ty: Type,
-    a: &Expr,
-    b: &Expr,
-    needs: &mut Needs,
-) -> Spelled<Option<Expr>> {
+pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
     let half = ty.scalar() == Scalar::F16;
     let helper = match op {
         BinaryOp::Add if half => "unfused_add",
@@ -138,21 +136,14 @@ pub(super) fn binary(
         }
         BinaryOp::Div if ty == HALF2 => "divide_half2",
         _ if half => {
-            return Err(format!(
-                "{op:?} of {ty} values; they have +, -, *, /, min and max"
-            ));
+            return Err(format!("{op:?} of {ty} values; they have +, -, *, /, min and max"));
         }
         _ => return Ok(None),
     };
     Ok(Some(call(needs.helper(helper), &[a, b])))
 }
 
-pub(super) fn math(
-    function: MathFn,
-    ty: Type,
-    operands: &[Expr],
-    needs: &mut Needs,
-) -> Spelled<Expr> {
+pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
     let name = match (function, ty) {
         (MathFn::Abs, Type::Scalar(Scalar::I32)) => "integer_abs",
         (MathFn::Fma, HALF | HALF2 | FLOAT) => "math_fma",
@@ -170,9 +161,7 @@ pub(super) fn math(
             MathFn::Floor => "math_floor",
         },
         _ => {
-            return Err(format!(
-                "{function:?} of {ty}; it exists for f32 (convert first)"
-            ));
+            return Err(format!("{function:?} of {ty}; it exists for f32 (convert first)"));
         }
     };
     Ok(needs.call(name, operands))

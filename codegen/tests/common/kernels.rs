@@ -50,11 +50,7 @@ pub fn rms_norm(target: &str) -> Kernel {
         at: Location::caller(),
     };
 
-    let (x, w, y) = (
-        Memory::Parameter(0),
-        Memory::Parameter(1),
-        Memory::Parameter(2),
-    );
+    let (x, w, y) = (Memory::Parameter(0), Memory::Parameter(1), Memory::Parameter(2));
     let mut b = Build::new();
     let row = b.builtin(Builtin::BlockIndex(0));
     b.name(row, "row");
@@ -139,11 +135,7 @@ pub fn rms_norm(target: &str) -> Kernel {
 pub fn matmul(target: &str, element: Scalar) -> Kernel {
     let chip = Target::named(target).unwrap();
     let fragment = chip.fragments.operand_registers();
-    let (a, w, y) = (
-        Memory::Parameter(0),
-        Memory::Parameter(1),
-        Memory::Parameter(2),
-    );
+    let (a, w, y) = (Memory::Parameter(0), Memory::Parameter(1), Memory::Parameter(2));
     let mut b = Build::new();
     let a_tile = b.shared("a_tile", element, 2 * 16 * 64, "2 stages of [16, 64] f16");
     let w_tile = b.shared(
@@ -193,20 +185,8 @@ pub fn matmul(target: &str, element: Scalar) -> Kernel {
         b.stmt(StmtKind::AsyncCommit);
         b.stmt(StmtKind::AsyncWait { pending: 1 });
         b.stmt(StmtKind::Barrier);
-        let left = b.registers(
-            "left",
-            Scalar::U32,
-            &[fragment],
-            "16x16, left operand",
-            None,
-        );
-        let right = b.registers(
-            "right",
-            Scalar::U32,
-            &[4, fragment],
-            "16x64, right operands",
-            None,
-        );
+        let left = b.registers("left", Scalar::U32, &[fragment], "16x16, left operand", None);
+        let right = b.registers("right", Scalar::U32, &[4, fragment], "16x64, right operands", None);
         let whole = |registers| RegisterRef {
             registers,
             index: vec![],

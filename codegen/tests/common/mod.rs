@@ -41,10 +41,7 @@ impl Build {
 
     #[track_caller]
     pub fn stmt(&mut self, kind: StmtKind) {
-        self.open
-            .last_mut()
-            .unwrap()
-            .push(Stmt { kind, at: here() });
+        self.open.last_mut().unwrap().push(Stmt { kind, at: here() });
     }
 
     #[track_caller]
@@ -118,23 +115,12 @@ impl Build {
     }
     #[track_caller]
     pub fn load(&mut self, memory: Memory, index: ValueId, access: Type) -> ValueId {
-        self.eval(
-            access.widened(),
-            Op::Load(Place {
-                memory,
-                index,
-                access,
-            }),
-        )
+        self.eval(access.widened(), Op::Load(Place { memory, index, access }))
     }
     #[track_caller]
     pub fn store(&mut self, memory: Memory, index: ValueId, access: Type, value: ValueId) {
         self.stmt(StmtKind::Store {
-            place: Place {
-                memory,
-                index,
-                access,
-            },
+            place: Place { memory, index, access },
             value,
         });
     }
@@ -216,12 +202,7 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn if_else(
-        &mut self,
-        condition: ValueId,
-        then: impl FnOnce(&mut Self),
-        otherwise: impl FnOnce(&mut Self),
-    ) {
+    pub fn if_else(&mut self, condition: ValueId, then: impl FnOnce(&mut Self), otherwise: impl FnOnce(&mut Self)) {
         let at = here();
         let then = self.block(then);
         let otherwise = self.block(otherwise);
@@ -236,21 +217,13 @@ impl Build {
     }
 
     #[track_caller]
-    pub fn while_loop(
-        &mut self,
-        test: impl FnOnce(&mut Self) -> ValueId,
-        inside: impl FnOnce(&mut Self),
-    ) {
+    pub fn while_loop(&mut self, test: impl FnOnce(&mut Self) -> ValueId, inside: impl FnOnce(&mut Self)) {
         let at = here();
         let mut condition = ValueId(0);
         let test = self.block(|b| condition = test(b));
         let body = self.block(inside);
         self.open.last_mut().unwrap().push(Stmt {
-            kind: StmtKind::While {
-                test,
-                condition,
-                body,
-            },
+            kind: StmtKind::While { test, condition, body },
             at,
         });
     }

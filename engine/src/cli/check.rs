@@ -90,7 +90,9 @@ impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let target = target(&self.target)?;
         if self.kernel.is_none() && !self.settings.set.is_empty() {
-            return Err(Failure::Usage("--set belongs to one kernel; name it: tilekiln check KERNEL --set …".to_string()));
+            return Err(Failure::Usage(
+                "--set belongs to one kernel; name it: tilekiln check KERNEL --set …".to_string(),
+            ));
         }
         let entries = match self.planted {
             true => PLANTED.iter().map(|planted| planted.entry).collect(),
@@ -109,10 +111,15 @@ impl Check {
                 }
             };
             let checked = Checked::new(&outcome, target.name);
-            let expected = PLANTED.iter().find(|p| self.planted && p.entry.name == entry.name).map(|p| p.finding);
+            let expected = PLANTED
+                .iter()
+                .find(|p| self.planted && p.entry.name == entry.name)
+                .map(|p| p.finding);
             let is_found = |kind| checked.findings.iter().any(|f| f.kind == kind);
             match expected {
-                Some(kind) if !is_found(kind) => failures.push(format!("{}: the planted {kind} was not found", entry.name)),
+                Some(kind) if !is_found(kind) => {
+                    failures.push(format!("{}: the planted {kind} was not found", entry.name))
+                }
                 None if !checked.findings.is_empty() => failures.push(format!("{} has findings", checked.kernel)),
                 _ => {}
             }

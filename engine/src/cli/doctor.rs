@@ -31,7 +31,10 @@ fn library(name: &str, purpose: &str, facts: &LibraryFacts) -> String {
     let mut text = format!("{name:<8} {purpose:<22}");
     if facts.found {
         let version = facts.version.as_deref().unwrap_or("unknown version");
-        text.push_str(&format!("{version}, {}\n", facts.file.as_deref().unwrap_or("file unknown")));
+        text.push_str(&format!(
+            "{version}, {}\n",
+            facts.file.as_deref().unwrap_or("file unknown")
+        ));
     } else {
         text.push_str("not found\n");
     }
@@ -56,11 +59,20 @@ fn library(name: &str, purpose: &str, facts: &LibraryFacts) -> String {
 }
 
 fn cache(state: &CacheState) -> String {
-    let folder = state.folder.as_ref().map_or("none".to_string(), |folder| folder.display().to_string());
+    let folder = state
+        .folder
+        .as_ref()
+        .map_or("none".to_string(), |folder| folder.display().to_string());
     let mib = state.bytes as f64 / f64::from(1 << 20);
-    let mut text = format!("cache    compiled kernels      {folder}, {} kernels, {mib:.1} MiB\n", state.entries);
+    let mut text = format!(
+        "cache    compiled kernels      {folder}, {} kernels, {mib:.1} MiB\n",
+        state.entries
+    );
     if let Some(reason) = &state.reason {
-        text.push_str(&format!("{:31}not writable, kernels are compiled anew each time: {reason}\n", ""));
+        text.push_str(&format!(
+            "{:31}not writable, kernels are compiled anew each time: {reason}\n",
+            ""
+        ));
     }
     text.push('\n');
     text
@@ -100,7 +112,10 @@ impl Doctor {
         text.push_str(&library("cuda", "runs on NVIDIA", &probe.libcuda));
         text.push_str(&library("hiprtc", "compiles for AMD", &probe.hiprtc));
         text.push_str(&library("hip", "runs on AMD", &probe.amdhip));
-        text.push_str(&format!("host     runs anywhere         {} threads\n", report.host_threads));
+        text.push_str(&format!(
+            "host     runs anywhere         {} threads\n",
+            report.host_threads
+        ));
         text.push_str(&cache(&probe.cache));
         text.push_str(&format!("usable with --device: {}\n", report.devices.join(", ")));
         print(&text)

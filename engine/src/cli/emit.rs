@@ -43,7 +43,9 @@ struct Emitted<'a> {
 impl Emit {
     pub fn run(self) -> Result<(), Failure> {
         if self.kernel.is_none() && !self.settings.set.is_empty() {
-            return Err(Failure::Usage("--set belongs to one kernel; name it: tilekiln emit KERNEL --set …".to_string()));
+            return Err(Failure::Usage(
+                "--set belongs to one kernel; name it: tilekiln emit KERNEL --set …".to_string(),
+            ));
         }
         let targets: Vec<&Target> = match (self.target.is_empty(), &self.out) {
             (true, Some(_)) => TARGETS.iter().collect(),
@@ -56,7 +58,8 @@ impl Emit {
             let def = (entry.build)(&self.settings.settings(entry)?)?;
             for target in &targets {
                 let text = def.record(target).map_err(|e| e.to_string());
-                let text = text.and_then(|kernel| generate(&kernel).map_err(|e| format!("error: {}\n  --> {}", e.message, e.at)));
+                let text = text
+                    .and_then(|kernel| generate(&kernel).map_err(|e| format!("error: {}\n  --> {}", e.message, e.at)));
                 match text {
                     Ok(generated) => all.push((entry.name, generated)),
                     Err(message) => failed.push(format!("{} for {}:\n{message}", entry.name, target.name)),

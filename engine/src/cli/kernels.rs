@@ -65,9 +65,15 @@ impl Kernels {
         }
         let mut text = String::new();
         for kernel in &all {
-            text.push_str(&format!("{}  {}\n    source   {}\n", kernel.name, kernel.summary, kernel.source));
+            text.push_str(&format!(
+                "{}  {}\n    source   {}\n",
+                kernel.name, kernel.summary, kernel.source
+            ));
             for setting in &kernel.settings {
-                text.push_str(&format!("    --set {}={}   {}\n", setting.key, setting.default, setting.help));
+                text.push_str(&format!(
+                    "    --set {}={}   {}\n",
+                    setting.key, setting.default, setting.help
+                ));
             }
         }
         print(&text)

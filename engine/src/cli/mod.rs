@@ -80,16 +80,31 @@ fn selected(name: Option<&str>) -> Result<Vec<&'static Entry>, Failure> {
     let Some(name) = name else { return Ok(KERNELS.to_vec()) };
     registry::find(name).map(|entry| vec![entry]).ok_or_else(|| {
         let known: Vec<_> = KERNELS.iter().map(|entry| entry.name).collect();
-        let near = known.iter().filter(|known| distance(known, name) <= 3).copied().collect::<Vec<_>>();
-        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
-        Failure::Usage(format!("there is no kernel `{name}`{hint}\nkernels: {}", known.join(", ")))
+        let near = known
+            .iter()
+            .filter(|known| distance(known, name) <= 3)
+            .copied()
+            .collect::<Vec<_>>();
+        let hint = if near.is_empty() {
+            String::new()
+        } else {
+            format!("; did you mean {}?", near.join(" or "))
+        };
+        Failure::Usage(format!(
+            "there is no kernel `{name}`{hint}\nkernels: {}",
+            known.join(", ")
+        ))
     })
 }
 
 /// The target of that name.
 fn target(name: &str) -> Result<&'static Target, Failure> {
-    Target::named(name)
-        .ok_or_else(|| Failure::Usage(format!("there is no target `{name}`; targets: {}, host", Target::names().join(", "))))
+    Target::named(name).ok_or_else(|| {
+        Failure::Usage(format!(
+            "there is no target `{name}`; targets: {}, host",
+            Target::names().join(", ")
+        ))
+    })
 }
 
 /// Edits that make one word of another.

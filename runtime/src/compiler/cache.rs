@@ -154,11 +154,9 @@ impl Cache {
         static UNIQUE: AtomicU64 = AtomicU64::new(0);
         create_private(&self.folder)?;
         let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.folder.join(format!(
-            "{}.{}.{unique}.tmp",
-            key.0.to_hex(),
-            std::process::id()
-        ));
+        let temporary = self
+            .folder
+            .join(format!("{}.{}.{unique}.tmp", key.0.to_hex(), std::process::id()));
         let written = fs::File::options()
             .write(true)
             .create_new(true)
@@ -176,14 +174,8 @@ impl Cache {
         let mut entries = files(&self.folder);
         let now = SystemTime::now();
         entries.retain(|entry| {
-            let entry_is_kernel = entry
-                .path
-                .extension()
-                .is_some_and(|extension| extension == EXTENSION);
-            let temporary = entry
-                .path
-                .extension()
-                .is_some_and(|extension| extension == "tmp");
+            let entry_is_kernel = entry.path.extension().is_some_and(|extension| extension == EXTENSION);
+            let temporary = entry.path.extension().is_some_and(|extension| extension == "tmp");
             let age = now.duration_since(entry.used).unwrap_or_default();
             if temporary && age > ABANDONED {
                 let _ = fs::remove_file(&entry.path);
@@ -223,12 +215,7 @@ pub fn state() -> CacheState {
     let _ = fs::remove_file(&test);
     let kernels: Vec<Entry> = files(&folder)
         .into_iter()
-        .filter(|entry| {
-            entry
-                .path
-                .extension()
-                .is_some_and(|extension| extension == EXTENSION)
-        })
+        .filter(|entry| entry.path.extension().is_some_and(|extension| extension == EXTENSION))
         .collect();
     CacheState {
         folder: Some(folder),
@@ -306,8 +293,7 @@ fn decode(bytes: &[u8]) -> Option<Compiled> {
         (*cost, payload) = (u32::from_le_bytes(*number), rest);
     }
     let (length, rest) = payload.split_first_chunk()?;
-    let (log, binary) =
-        rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (log, binary) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     if binary.is_empty() {
         return None;
     }

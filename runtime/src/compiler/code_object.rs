@@ -85,12 +85,7 @@ fn note_in(segment: &[u8]) -> Option<&[u8]> {
 /// A little-endian number of `N` bytes.
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
     let slice = bytes.get(at..at.checked_add(N)?)?;
-    Some(
-        slice
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    )
+    Some(slice.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 /// The part of MessagePack that the metadata needs; other values are skipped.
@@ -177,11 +172,7 @@ impl<'a> Reader<'a> {
     /// A big-endian number.
     fn number(&mut self, size: usize) -> Option<u64> {
         let bytes = self.take(size as u64)?;
-        Some(
-            bytes
-                .iter()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-        )
+        Some(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
     fn take(&mut self, length: u64) -> Option<&'a [u8]> {
@@ -196,9 +187,7 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, length: u64) -> Option<Value<'a>> {
-        std::str::from_utf8(self.take(length)?)
-            .ok()
-            .map(Value::Text)
+        std::str::from_utf8(self.take(length)?).ok().map(Value::Text)
     }
 
     // Nothing is reserved from a length that was read: an entry takes at least one byte, so a wrong length
@@ -297,11 +286,7 @@ mod tests {
         assert_eq!(resources(&object(), "first"), Ok(expected(40)));
         assert_eq!(resources(&object(), "second"), Ok(expected(300)));
         assert!(resources(&object(), "third").unwrap_err().contains("third"));
-        assert!(
-            resources(b"BC\xc0\xde", "first")
-                .unwrap_err()
-                .contains("ELF")
-        );
+        assert!(resources(b"BC\xc0\xde", "first").unwrap_err().contains("ELF"));
     }
 
     #[test]
@@ -321,13 +306,6 @@ mod tests {
         }
         // nested deeper than anything real
         let nested = vec![0x91; 100_000];
-        assert!(
-            Reader {
-                bytes: &nested,
-                at: 0
-            }
-            .value(DEPTH)
-            .is_none()
-        );
+        assert!(Reader { bytes: &nested, at: 0 }.value(DEPTH).is_none());
     }
 }

@@ -69,32 +69,18 @@ fn after_label(after: &str) -> Option<&str> {
     let (between, message) = after.split_once(':')?;
     let number = between.trim().trim_start_matches(['#', 'C']);
     let number = number.strip_suffix("-D").unwrap_or(number);
-    number
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then_some(message)
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some(message)
 }
 
 /// File, line and column in front of the label; `None` when the label stands in the middle of a sentence.
 fn place(before: &str) -> Option<(String, Option<usize>, Option<usize>)> {
     let before = before.trim_end();
-    if before.is_empty()
-        || before == "ptxas"
-        || before == "nvrtc:"
-        || before == "lld:"
-        || before == "ld.lld:"
-    {
+    if before.is_empty() || before == "ptxas" || before == "nvrtc:" || before == "lld:" || before == "ld.lld:" {
         return Some((String::new(), None, None));
     }
     // NVRTC: `file(line):`
-    if let Some((file, line)) = before
-        .strip_suffix("):")
-        .and_then(|rest| rest.rsplit_once('('))
-    {
-        return line
-            .parse()
-            .ok()
-            .map(|line| (file.to_string(), Some(line), None));
+    if let Some((file, line)) = before.strip_suffix("):").and_then(|rest| rest.rsplit_once('(')) {
+        return line.parse().ok().map(|line| (file.to_string(), Some(line), None));
     }
     // ptxas: `ptxas file, line 3;` counts lines of the PTX, which nobody has seen.
     if before.starts_with("ptxas ") && before.ends_with(';') {
@@ -103,10 +89,7 @@ fn place(before: &str) -> Option<(String, Option<usize>, Option<usize>)> {
     // clang: `file:line:column:` or `file:line:`
     let (rest, last) = before.strip_suffix(':')?.rsplit_once(':')?;
     let last: usize = last.trim().parse().ok()?;
-    match rest
-        .rsplit_once(':')
-        .map(|(file, line)| (file, line.parse::<usize>()))
-    {
+    match rest.rsplit_once(':').map(|(file, line)| (file, line.parse::<usize>())) {
         Some((file, Ok(line))) => Some((file.to_string(), Some(line), Some(last))),
         _ => Some((rest.to_string(), Some(last), None)),
     }
@@ -118,24 +101,12 @@ mod tests {
 
     #[test]
     fn logs_of_every_compiler() {
-        type Expected = Option<(
-            Severity,
-            &'static str,
-            Option<usize>,
-            Option<usize>,
-            &'static str,
-        )>;
+        type Expected = Option<(Severity, &'static str, Option<usize>, Option<usize>, &'static str)>;
         use Severity::{Error, Warning};
         let cases: &[(&str, Expected)] = &[
             (
                 "norm.cu(13): error: identifier \"w\" is undefined",
-                Some((
-                    Error,
-                    "norm.cu",
-                    Some(13),
-                    None,
-                    "identifier \"w\" is undefined",
-                )),
+                Some((Error, "norm.cu", Some(13), None, "identifier \"w\" is undefined")),
             ),
             (
                 "norm.cu(7): warning #177-D: variable \"x\" was declared but never referenced",
@@ -149,13 +120,7 @@ mod tests {
             ),
             (
                 "norm.cu(1): catastrophic error: cannot open source file \"no.h\"",
-                Some((
-                    Error,
-                    "norm.cu",
-                    Some(1),
-                    None,
-                    "cannot open source file \"no.h\"",
-                )),
+                Some((Error, "norm.cu", Some(1), None, "cannot open source file \"no.h\"")),
             ),
             (
                 "/tmp/a b/input/norm.hip:13:7: error: use of undeclared identifier 'w'",
@@ -169,13 +134,7 @@ mod tests {
             ),
             (
                 "norm.hip:3:10: fatal error: 'no.h' file not found",
-                Some((
-                    Error,
-                    "norm.hip",
-                    Some(3),
-                    Some(10),
-                    "'no.h' file not found",
-                )),
+                Some((Error, "norm.hip", Some(3), Some(10), "'no.h' file not found")),
             ),
             (
                 "norm.hip:3:1: warning: unused",
@@ -195,18 +154,9 @@ mod tests {
             ),
             (
                 "ptxas error   : Entry function 'f' uses too much shared data",
-                Some((
-                    Error,
-                    "",
-                    None,
-                    None,
-                    "Entry function 'f' uses too much shared data",
-                )),
+                Some((Error, "", None, None, "Entry function 'f' uses too much shared data")),
             ),
-            (
-                "error: no such option",
-                Some((Error, "", None, None, "no such option")),
-            ),
+            ("error: no such option", Some((Error, "", None, None, "no such option"))),
             ("1 error detected in the compilation of \"norm.cu\".", None),
             ("1 error generated when compiling for gfx1150.", None),
             ("ptxas info    : Used 10 registers, used 0 barriers", None),
@@ -215,15 +165,9 @@ mod tests {
         ];
         for (text, expected) in cases {
             let found = line(text);
-            let found = found.as_ref().map(|d| {
-                (
-                    d.severity,
-                    d.file.as_str(),
-                    d.line,
-                    d.column,
-                    d.message.as_str(),
-                )
-            });
+            let found = found
+                .as_ref()
+                .map(|d| (d.severity, d.file.as_str(), d.line, d.column, d.message.as_str()));
             assert_eq!(found, *expected, "{text}");
         }
     }

@@ -117,11 +117,7 @@ fn excerpt(text: &str, line: usize, column: Option<usize>) -> String {
     let mut out = String::new();
     let first = line.saturating_sub(CONTEXT).max(1);
     let width = (line + CONTEXT).to_string().len();
-    for (number, content) in text
-        .lines()
-        .enumerate()
-        .map(|(at, content)| (at + 1, content))
-    {
+    for (number, content) in text.lines().enumerate().map(|(at, content)| (at + 1, content)) {
         if number < first || number > line + CONTEXT {
             continue;
         }
@@ -144,12 +140,9 @@ fn excerpt(text: &str, line: usize, column: Option<usize>) -> String {
 /// failure of a kernel replaces the one before.
 fn keep(folder: &Path, generated: &Generated) -> io::Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
-    let name = Path::new(&generated.file_name).file_name().ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the generated file has no name",
-        )
-    })?;
+    let name = Path::new(&generated.file_name)
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the generated file has no name"))?;
     let path = folder.join(name);
     std::fs::write(&path, &generated.text)?;
     Ok(path)
@@ -232,14 +225,8 @@ mod tests {
         ] {
             assert!(shown.contains(expected), "`{expected}` is not in:\n{shown}");
         }
-        let kept = error
-            .kept
-            .as_ref()
-            .expect("the temporary folder can be written");
-        assert_eq!(
-            std::fs::read_to_string(kept).expect("readable"),
-            generated.text
-        );
+        let kept = error.kept.as_ref().expect("the temporary folder can be written");
+        assert_eq!(std::fs::read_to_string(kept).expect("readable"), generated.text);
         assert!(error.errors[1].at.is_none(), "a header has no DSL line");
     }
 

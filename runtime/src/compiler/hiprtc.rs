@@ -17,12 +17,7 @@ use crate::library::{self, Opened};
 
 /// Names of the library, the newest first.
 pub(crate) const NAMES: &[&str] = if cfg!(windows) {
-    &[
-        "hiprtc0702.dll",
-        "hiprtc0604.dll",
-        "amdhip64_7.dll",
-        "amdhip64_6.dll",
-    ]
+    &["hiprtc0702.dll", "hiprtc0604.dll", "amdhip64_7.dll", "amdhip64_6.dll"]
 } else {
     &[
         "libhiprtc.so.7",
@@ -100,7 +95,9 @@ impl Hiprtc {
         };
         (!known).then(|| {
             let least = api::version_words(least).unwrap_or_default();
-            format!("this version does not know {architecture} and would end the process; ROCm {least} or later is needed")
+            format!(
+                "this version does not know {architecture} and would end the process; ROCm {least} or later is needed"
+            )
         })
     }
 }
@@ -139,23 +136,15 @@ impl Compiler for Hiprtc {
         ]
     }
 
-    fn build(
-        &self,
-        generated: &Generated,
-        architecture: &str,
-    ) -> Result<Compiled, Box<CompileError>> {
+    fn build(&self, generated: &Generated, architecture: &str) -> Result<Compiled, Box<CompileError>> {
         let start = Instant::now();
-        let fail = |reason: String, log: String| {
-            CompileError::new(&self.name, generated, architecture, reason, log)
-        };
+        let fail = |reason: String, log: String| CompileError::new(&self.name, generated, architecture, reason, log);
         if let Some(reason) = self.refusal(architecture) {
             return Err(fail(reason, String::new()));
         }
-        let outcome = self.rtc.build(
-            &generated.text,
-            &generated.file_name,
-            &self.options(architecture),
-        );
+        let outcome = self
+            .rtc
+            .build(&generated.text, &generated.file_name, &self.options(architecture));
         let mut log = outcome.log;
         let binary = match outcome.binary {
             Ok(binary) => binary,
@@ -174,9 +163,7 @@ impl Compiler for Hiprtc {
             Ok(resources) => resources,
             // The kernel can still be launched; the warning is for those who look at the numbers.
             Err(reason) => {
-                log.push_str(&format!(
-                    "\nwarning: registers and spills are unknown: {reason}\n"
-                ));
+                log.push_str(&format!("\nwarning: registers and spills are unknown: {reason}\n"));
                 Resources::default()
             }
         };
@@ -216,12 +203,8 @@ mod tests {
             None => Some(hiprtc),
             Some(reason) => {
                 let generated = testing::generated("wmma_probe.hip", "gfx1150", WMMA_HIP);
-                let error =
-                    compile(&hiprtc, &generated).expect_err("an old library must be refused");
-                assert!(
-                    error.to_string().contains("would end the process"),
-                    "{error}"
-                );
+                let error = compile(&hiprtc, &generated).expect_err("an old library must be refused");
+                assert!(error.to_string().contains("would end the process"), "{error}");
                 testing::skip("hiprtc", format!("{}: {reason}", hiprtc.name()));
                 None
             }
@@ -249,16 +232,10 @@ mod tests {
     #[test]
     fn a_rejection_shows_the_authors_line() {
         let Some(hiprtc) = for_gfx1150() else { return };
-        let text = WMMA_HIP.replace(
-            "partial[threadIdx.x] = c[0]",
-            "partial[threadIdx.x] = cc[0]",
-        );
+        let text = WMMA_HIP.replace("partial[threadIdx.x] = c[0]", "partial[threadIdx.x] = cc[0]");
         let generated = testing::generated("planted_hip.hip", "gfx1150", &text);
         let error = compile(&hiprtc, &generated).expect_err("cc is not declared");
-        let line = 1 + text
-            .lines()
-            .position(|line| line.contains("cc[0]"))
-            .expect("planted");
+        let line = 1 + text.lines().position(|line| line.contains("cc[0]")).expect("planted");
         assert_eq!(error.errors[0].diagnostic.line, Some(line), "{error}");
         let shown = error.to_string();
         assert!(
@@ -276,9 +253,7 @@ mod tests {
     fn unknown_architectures_have_a_way_out() {
         let Some(hiprtc) = for_gfx1150() else { return };
         let generated = testing::generated("wmma_probe.hip", "gfx1150", WMMA_HIP);
-        let error = hiprtc
-            .build(&generated, "gfx4242")
-            .expect_err("no such chip");
+        let error = hiprtc.build(&generated, "gfx4242").expect_err("no such chip");
         assert!(error.to_string().contains("gfx4242"), "{error}");
         assert!(error.hint.is_some(), "{error}");
     }
@@ -319,8 +294,7 @@ mod tests {
         y[threadIdx.x + i * 64] = many[299 - i] * many[(i * 7 + 1) % 300];
 }
 "#;
-        let compiled = compile(&hiprtc, &testing::generated("spilled.hip", "gfx1150", text))
-            .expect("compiles");
+        let compiled = compile(&hiprtc, &testing::generated("spilled.hip", "gfx1150", text)).expect("compiles");
         let Resources {
             registers,
             spills,

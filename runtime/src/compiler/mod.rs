@@ -63,18 +63,11 @@ pub trait Compiler: Send + Sync {
     fn options(&self, architecture: &str) -> Vec<String>;
     /// Compiles for an architecture, no cache asked. Usually it is the name of the text's target; a device that
     /// runs the text of a neighbouring target asks for its own.
-    fn build(
-        &self,
-        generated: &Generated,
-        architecture: &str,
-    ) -> Result<Compiled, Box<CompileError>>;
+    fn build(&self, generated: &Generated, architecture: &str) -> Result<Compiled, Box<CompileError>>;
 }
 
 /// Compiles one text for its own target, no cache asked.
-pub fn compile(
-    compiler: &dyn Compiler,
-    generated: &Generated,
-) -> Result<Compiled, Box<CompileError>> {
+pub fn compile(compiler: &dyn Compiler, generated: &Generated) -> Result<Compiled, Box<CompileError>> {
     compiler.build(generated, generated.target.name)
 }
 
@@ -168,11 +161,10 @@ pub(crate) fn prepare(
                 at: kernel.at,
             });
         }
-        let generated =
-            tilekiln_codegen::generate(kernel).map_err(|error| DeviceError::Unsupported {
-                message: error.message,
-                at: error.at,
-            })?;
+        let generated = tilekiln_codegen::generate(kernel).map_err(|error| DeviceError::Unsupported {
+            message: error.message,
+            at: error.at,
+        })?;
         sources.push(generated);
     }
     let compiled = compile_all(compiler, cache, &sources, Some(architecture));

@@ -25,7 +25,8 @@ pub(crate) const NAMES: &[&str] = if cfg!(windows) {
 /// The folder that holds the library.
 pub(crate) const DIR_VARIABLE: &str = "TILEKILN_NVRTC_DIR";
 const INCLUDE_VARIABLE: &str = "TILEKILN_CUDA_INCLUDE";
-const REMEDY: &str = "install the CUDA toolkit's NVRTC (libnvrtc), or set TILEKILN_NVRTC_DIR to the folder that holds it";
+const REMEDY: &str =
+    "install the CUDA toolkit's NVRTC (libnvrtc), or set TILEKILN_NVRTC_DIR to the folder that holds it";
 
 /// Where a driver is installed, newer versions answer from the driver's own cache, and then without the lines
 /// about registers and spills. Our cache keeps those with the binary.
@@ -107,9 +108,9 @@ impl Nvrtc {
                     "headers are taken from {}; set {INCLUDE_VARIABLE} to another CUDA include folder",
                     folder.display()
                 ),
-                None => format!(
-                    "no CUDA headers were found; set {INCLUDE_VARIABLE} to the folder that holds cuda_fp16.h"
-                ),
+                None => {
+                    format!("no CUDA headers were found; set {INCLUDE_VARIABLE} to the folder that holds cuda_fp16.h")
+                }
             });
         }
         if log.contains("invalid value for --gpu-architecture") {
@@ -118,8 +119,11 @@ impl Nvrtc {
                 self.name
             ));
         }
-        log.contains("nvrtc-builtins")
-            .then(|| format!("libnvrtc-builtins must be where the loader finds it; set {DIR_VARIABLE} to the folder that holds both"))
+        log.contains("nvrtc-builtins").then(|| {
+            format!(
+                "libnvrtc-builtins must be where the loader finds it; set {DIR_VARIABLE} to the folder that holds both"
+            )
+        })
     }
 }
 
@@ -150,17 +154,11 @@ impl Compiler for Nvrtc {
         options
     }
 
-    fn build(
-        &self,
-        generated: &Generated,
-        architecture: &str,
-    ) -> Result<Compiled, Box<CompileError>> {
+    fn build(&self, generated: &Generated, architecture: &str) -> Result<Compiled, Box<CompileError>> {
         let start = Instant::now();
-        let outcome = self.rtc.build(
-            &generated.text,
-            &generated.file_name,
-            &self.options(architecture),
-        );
+        let outcome = self
+            .rtc
+            .build(&generated.text, &generated.file_name, &self.options(architecture));
         let fail = |reason: String, log: String| {
             let hint = self.hint(&log);
             CompileError::new(&self.name, generated, architecture, reason, log).with_hint(hint)
@@ -178,9 +176,7 @@ impl Compiler for Nvrtc {
             Some(resources) => resources,
             // The kernel can still be launched; the warning is for those who look at the numbers.
             None => {
-                log.push_str(
-                    "\nwarning: registers and spills are unknown: the log does not name them\n",
-                );
+                log.push_str("\nwarning: registers and spills are unknown: the log does not name them\n");
                 Resources::default()
             }
         };
@@ -200,9 +196,7 @@ impl Compiler for Nvrtc {
 /// The cubin has code of this name.
 fn defines(binary: &[u8], symbol: &str) -> bool {
     let section = format!(".text.{symbol}\0");
-    binary
-        .windows(section.len())
-        .any(|window| window == section.as_bytes())
+    binary.windows(section.len()).any(|window| window == section.as_bytes())
 }
 
 /// NVRTC 13.0 opens `libnvrtc-builtins` by name and has no search path of its own. A library with that name
@@ -214,10 +208,7 @@ fn preload_builtins(folder: &Path) {
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.starts_with("libnvrtc-builtins.so") || name.starts_with("nvrtc-builtins64_")
         })
         .collect();
@@ -285,10 +276,7 @@ mod tests {
                 scratch_bytes,
             } = compiled.resources;
             assert!((8..=64).contains(&registers), "{registers}");
-            assert!(
-                (4096 + 8..=4096 + 2048).contains(&shared_bytes),
-                "{shared_bytes}"
-            );
+            assert!((4096 + 8..=4096 + 2048).contains(&shared_bytes), "{shared_bytes}");
             assert_eq!((spills, scratch_bytes), (0, 0));
         }
     }
@@ -301,10 +289,7 @@ mod tests {
             .replace("mma_probe", "planted_cuda");
         let generated = testing::generated("planted_cuda.cu", "sm_90", &text);
         let error = compile(&nvrtc, &generated).expect_err("summ is not declared");
-        let line = 1 + text
-            .lines()
-            .position(|line| line.contains("summ +="))
-            .expect("planted");
+        let line = 1 + text.lines().position(|line| line.contains("summ +=")).expect("planted");
         assert_eq!(error.errors.len(), 1, "{error}");
         assert_eq!(error.errors[0].diagnostic.line, Some(line));
         let shown = error.to_string();
@@ -312,14 +297,8 @@ mod tests {
             shown.contains(&format!("--> kernels/testing.rs:{}:5", 100 + line)),
             "{shown}"
         );
-        assert!(
-            shown.contains(&format!("> {line} |         summ +=")),
-            "{shown}"
-        );
-        assert!(
-            shown.contains("identifier \"summ\" is undefined"),
-            "{shown}"
-        );
+        assert!(shown.contains(&format!("> {line} |         summ +=")), "{shown}");
+        assert!(shown.contains("identifier \"summ\" is undefined"), "{shown}");
         eprintln!("{shown}");
     }
 
@@ -329,8 +308,7 @@ mod tests {
         let generated = testing::generated("mma_probe.cu", "sm_90", MMA_CU);
         let error = nvrtc.build(&generated, "sm_999").expect_err("no such chip");
         assert!(error.hint.is_some(), "{error}");
-        let generated =
-            testing::generated("no_header.cu", "sm_90", "#include \"no_such_header.h\"\n");
+        let generated = testing::generated("no_header.cu", "sm_90", "#include \"no_such_header.h\"\n");
         let error = compile(&nvrtc, &generated).expect_err("no such header");
         assert!(error.hint.is_some(), "{error}");
         assert!(error.errors[0].at.is_some(), "{error}");
@@ -353,14 +331,10 @@ mod tests {
     fn warnings_are_exposed() {
         let Some(nvrtc) = nvrtc() else { return };
         let text = "extern \"C\" __global__ void warned(int* y) {\n    int unused = 3;\n    y[0] = 1;\n}\n";
-        let compiled = compile(&nvrtc, &testing::generated("warned.cu", "sm_90", text))
-            .expect("only a warning");
+        let compiled = compile(&nvrtc, &testing::generated("warned.cu", "sm_90", text)).expect("only a warning");
         let warnings = compiled.warnings();
         assert_eq!(warnings.len(), 1, "{}", compiled.log);
-        assert_eq!(
-            (warnings[0].severity, warnings[0].line),
-            (Severity::Warning, Some(2))
-        );
+        assert_eq!((warnings[0].severity, warnings[0].line), (Severity::Warning, Some(2)));
     }
 
     #[test]
@@ -392,10 +366,7 @@ mod tests {
                 (&first.binary, &first.log, &first.resources),
                 (&second.binary, &second.log, &second.resources)
             );
-            assert!(
-                first.log.contains(&source.symbol),
-                "results are in the order asked"
-            );
+            assert!(first.log.contains(&source.symbol), "results are in the order asked");
         }
     }
 }

@@ -13,11 +13,7 @@ use crate::device::Resources;
 pub(super) fn resources(log: &str, symbol: &str) -> Option<Resources> {
     let entry = format!("Compiling entry function '{symbol}'");
     let properties = format!("Function properties for {symbol}");
-    let mut lines = log
-        .lines()
-        .skip_while(|line| !line.contains(&entry))
-        .skip(1)
-        .peekable();
+    let mut lines = log.lines().skip_while(|line| !line.contains(&entry)).skip(1).peekable();
     let mut out = Resources::default();
     while let Some(line) = lines.next() {
         if line.contains("Compiling entry function") {
@@ -26,8 +22,7 @@ pub(super) fn resources(log: &str, symbol: &str) -> Option<Resources> {
         if line.trim_end().ends_with(&properties) {
             if let Some(line) = lines.next() {
                 out.scratch_bytes = before(line, "bytes stack frame")?;
-                out.spills =
-                    before(line, "bytes spill stores")? + before(line, "bytes spill loads")?;
+                out.spills = before(line, "bytes spill stores")? + before(line, "bytes spill loads")?;
             }
         } else if line.contains(": Used ") {
             out.registers = before(line, "registers")?;

@@ -90,8 +90,7 @@ impl Rtc {
         log: &mut String,
     ) -> Result<Vec<u8>, String> {
         let source = CString::new(source).map_err(|_| "the text holds a zero byte".to_string())?;
-        let file_name =
-            CString::new(file_name).map_err(|_| "the file name holds a zero byte".to_string())?;
+        let file_name = CString::new(file_name).map_err(|_| "the file name holds a zero byte".to_string())?;
         let options: Vec<CString> = options
             .iter()
             .map(|option| CString::new(option.as_str()))
@@ -104,19 +103,9 @@ impl Rtc {
             raw: null_mut(),
         };
         // SAFETY: source and name are strings that outlive `program`, declared after them; no headers are given.
-        self.check(unsafe {
-            (self.create)(
-                &mut program.raw,
-                source.as_ptr(),
-                file_name.as_ptr(),
-                0,
-                null(),
-                null(),
-            )
-        })?;
+        self.check(unsafe { (self.create)(&mut program.raw, source.as_ptr(), file_name.as_ptr(), 0, null(), null()) })?;
         // SAFETY: a created program and as many option strings as said.
-        let compiled =
-            unsafe { (self.compile)(program.raw, pointers.len() as c_int, pointers.as_ptr()) };
+        let compiled = unsafe { (self.compile)(program.raw, pointers.len() as c_int, pointers.as_ptr()) };
 
         *log = self.text(&program)?;
         self.check(compiled)?;
@@ -143,10 +132,7 @@ impl Rtc {
             // SAFETY: the buffer is larger than the compiler asked for.
             self.check(unsafe { (self.log)(program.raw, bytes.as_mut_ptr().cast()) })?;
         }
-        let end = bytes
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(bytes.len());
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
         Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
     }
 
@@ -160,9 +146,7 @@ impl Rtc {
             return Err(format!("error {code}"));
         }
         // SAFETY: a static string that ends in zero.
-        Err(unsafe { CStr::from_ptr(words) }
-            .to_string_lossy()
-            .into_owned())
+        Err(unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned())
     }
 }
 

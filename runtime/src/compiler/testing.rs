@@ -23,9 +23,7 @@ pub(crate) fn generated(file_name: &str, target: &str, text: &str) -> Generated 
                 })
             })
             .collect(),
-        target: Target::named(target)
-            .expect("a target of the table")
-            .clone(),
+        target: Target::named(target).expect("a target of the table").clone(),
         threads: 64,
         dynamic_shared_bytes: 0,
     }

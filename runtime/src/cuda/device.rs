@@ -17,9 +17,7 @@ use crate::compiler::nvrtc::Nvrtc;
 use crate::compiler::{Prepared, prepare};
 use crate::device::{Buffer, Device, Event, Graph, Launch, Loaded, Properties};
 use crate::error::DeviceError;
-use crate::launch::{
-    check as check_launch, check_range, foreign, milliseconds, pack, while_recording,
-};
+use crate::launch::{check as check_launch, check_range, foreign, milliseconds, pack, while_recording};
 
 /// An NVIDIA GPU with NVRTC as its compiler.
 ///
@@ -48,10 +46,7 @@ impl CudaDevice {
             .filter(|number| *number < count)
             .ok_or_else(|| DeviceError::NoDevice {
                 vendor: "NVIDIA",
-                reason: format!(
-                    "number {ordinal} was asked for, there are numbers 0 to {}",
-                    count - 1
-                ),
+                reason: format!("number {ordinal} was asked for, there are numbers 0 to {}", count - 1),
             })?;
         let described = driver::describe(number)?;
         let choice = target::for_capability(described.capability)?;
@@ -103,16 +98,11 @@ impl CudaDevice {
     }
 
     fn stream(&self) -> MutexGuard<'_, Option<Vec<Launched>>> {
-        self.recording
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock for work other than launches, which a graph cannot hold.
-    fn idle_stream(
-        &self,
-        call: &'static str,
-    ) -> Result<MutexGuard<'_, Option<Vec<Launched>>>, DeviceError> {
+    fn idle_stream(&self, call: &'static str) -> Result<MutexGuard<'_, Option<Vec<Launched>>>, DeviceError> {
         let stream = self.stream();
         if stream.is_some() {
             return Err(while_recording(call));
@@ -126,11 +116,7 @@ impl CudaDevice {
         Arc::ptr_eq(&memory.context, &self.context).then_some(memory)
     }
 
-    fn address(
-        &self,
-        call: &'static str,
-        buffer: &Buffer,
-    ) -> Result<sys::CUdeviceptr, DeviceError> {
+    fn address(&self, call: &'static str, buffer: &Buffer) -> Result<sys::CUdeviceptr, DeviceError> {
         let memory = self.memory_of(buffer).ok_or_else(|| DeviceError::Driver {
             call,
             reason: "the buffer belongs to another device".to_string(),
@@ -156,17 +142,12 @@ impl CudaDevice {
             dynamic_shared_bytes: generated.dynamic_shared_bytes as u32,
             threads: generated.threads as u32,
         };
-        let symbol =
-            CString::new(generated.symbol.as_str()).map_err(|_| DeviceError::BadLaunch {
-                kernel: generated.symbol.clone(),
-                reason: "the symbol holds a zero byte".to_string(),
-            })?;
+        let symbol = CString::new(generated.symbol.as_str()).map_err(|_| DeviceError::BadLaunch {
+            kernel: generated.symbol.clone(),
+            reason: "the symbol holds a zero byte".to_string(),
+        })?;
         // A place for the function, a loaded module, a string that ends in zero.
-        cuda!(cuModuleGetFunction(
-            &mut module.function,
-            raw,
-            symbol.as_ptr()
-        ))?;
+        cuda!(cuModuleGetFunction(&mut module.function, raw, symbol.as_ptr()))?;
         if module.dynamic_shared_bytes > 0 {
             let limit = self.properties.target.shared_limit;
             if compiled.resources.shared_bytes as usize > limit {
@@ -178,8 +159,7 @@ impl CudaDevice {
                     ),
                 });
             }
-            let attribute =
-                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // Above 48 KiB a kernel gets what it has asked for beforehand only. A function of a loaded module.
             cuda!(cuFuncSetAttribute(
                 module.function,
@@ -250,12 +230,7 @@ impl Device for CudaDevice {
         if !data.is_empty() {
             // The range is inside the buffer; the destination is borrowed until after the wait below.
             let (to, from) = (data.as_mut_ptr().cast(), address + offset as u64);
-            started = cuda!(cuMemcpyDtoHAsync_v2(
-                to,
-                from,
-                data.len(),
-                self.context.stream
-            ));
+            started = cuda!(cuMemcpyDtoHAsync_v2(to, from, data.len(), self.context.stream));
         }
         let ended = self.context.synchronize();
         started.and(ended)
@@ -268,12 +243,7 @@ impl Device for CudaDevice {
             return Ok(());
         }
         // The whole buffer.
-        cuda!(cuMemsetD8Async(
-            address,
-            byte,
-            buffer.bytes,
-            self.context.stream
-        ))
+        cuda!(cuMemsetD8Async(address, byte, buffer.bytes, self.context.stream))
     }
 
     fn load(&self, kernels: Vec<Arc<Kernel>>) -> Result<Vec<Loaded>, DeviceError> {
@@ -285,10 +255,7 @@ impl Device for CudaDevice {
             target,
             &self.choice.architecture,
         )?;
-        prepared
-            .into_iter()
-            .map(|prepared| self.install(prepared))
-            .collect()
+        prepared.into_iter().map(|prepared| self.install(prepared)).collect()
     }
 
     fn launch(&self, kernel: &Loaded, launch: &Launch) -> Result<(), DeviceError> {
@@ -314,7 +281,9 @@ impl Device for CudaDevice {
             attributes.push(sys::CUlaunchAttribute_st {
                 id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                 pad: [0; 4],
-                value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+                value: sys::CUlaunchAttributeValue_union {
+                    programmaticStreamSerializationAllowed: 1,
+                },
             });
         }
         let [x, y, z] = launch.grid;
@@ -341,13 +310,10 @@ impl Device for CudaDevice {
             null_mut()
         ))?;
         if let Some(launched) = stream.as_mut() {
-            let buffers = launch
-                .arguments
-                .iter()
-                .filter_map(|argument| match argument {
-                    crate::device::Argument::Buffer(buffer, _) => Some(buffer.clone()),
-                    _ => None,
-                });
+            let buffers = launch.arguments.iter().filter_map(|argument| match argument {
+                crate::device::Argument::Buffer(buffer, _) => Some(buffer.clone()),
+                _ => None,
+            });
             launched.push((module.clone(), buffers.collect()));
         }
         Ok(())
@@ -432,20 +398,17 @@ impl Device for CudaDevice {
         };
         // An event and a stream of ours.
         cuda!(cuEventRecord(raw, self.context.stream))?;
-        Ok(Event {
-            handle: Arc::new(mark),
-        })
+        Ok(Event { handle: Arc::new(mark) })
     }
 
     fn elapsed(&self, start: &Event, end: &Event) -> Result<Duration, DeviceError> {
         let own = |event: &Event| -> Result<sys::CUevent, DeviceError> {
             let mark = event.handle.downcast_ref::<Mark>();
             let mark = mark.filter(|mark| Arc::ptr_eq(&mark.context, &self.context));
-            mark.map(|mark| mark.raw)
-                .ok_or_else(|| DeviceError::Driver {
-                    call: "elapsed",
-                    reason: "a mark belongs to another device".to_string(),
-                })
+            mark.map(|mark| mark.raw).ok_or_else(|| DeviceError::Driver {
+                call: "elapsed",
+                reason: "a mark belongs to another device".to_string(),
+            })
         };
         let (start, end) = (own(start)?, own(end)?);
         self.context.enter()?;

@@ -104,9 +104,7 @@ pub(crate) fn words(code: CUresult) -> String {
         return format!("{code:?}");
     }
     // SAFETY: a static string that ends in zero.
-    unsafe { CStr::from_ptr(words) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
 }
 
 /// Calls a driver function; its name goes into the error.
@@ -170,10 +168,7 @@ pub(crate) fn describe(ordinal: c_int) -> Result<Described, DeviceError> {
         name.len() as c_int - 1,
         device
     ))?;
-    let end = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
     let mut bytes = 0usize;
     // A place for the number.
     cuda!(cuDeviceTotalMem_v2(&mut bytes, device))?;
@@ -183,23 +178,14 @@ pub(crate) fn describe(ordinal: c_int) -> Result<Described, DeviceError> {
         name: String::from_utf8_lossy(&name[..end]).into_owned(),
         memory_bytes: bytes as u64,
         capability: (
-            attribute(
-                device,
-                Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            )?,
-            attribute(
-                device,
-                Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )?,
+            attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
     })
 }
 
 /// One attribute of a device; none of ours is negative.
-pub(crate) fn attribute(
-    device: sys::CUdevice,
-    attribute: sys::CUdevice_attribute,
-) -> Result<u32, DeviceError> {
+pub(crate) fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32, DeviceError> {
     let mut value = 0;
     // A place for the number.
     cuda!(cuDeviceGetAttribute(&mut value, attribute, device))?;
@@ -212,7 +198,6 @@ pub(crate) fn file() -> Option<String> {
     // SAFETY: `open` has found the library.
     let library = unsafe { sys::culib() };
     Some(
-        crate::library::file_of(library, "cuInit")
-            .map_or_else(|| NAMES.to_string(), |path| path.display().to_string()),
+        crate::library::file_of(library, "cuInit").map_or_else(|| NAMES.to_string(), |path| path.display().to_string()),
     )
 }

@@ -18,11 +18,7 @@ pub(crate) struct Choice {
 /// The entry for a compute capability: its own, else the newest that is not above it. Text for an older
 /// architecture compiles for every newer one.
 pub(crate) fn for_capability((major, minor): (u32, u32)) -> Result<Choice, DeviceError> {
-    let ours = || {
-        TARGETS
-            .iter()
-            .filter(|target| target.vendor == Vendor::Nvidia)
-    };
+    let ours = || TARGETS.iter().filter(|target| target.vendor == Vendor::Nvidia);
     let wanted = major * 10 + minor;
     let architecture = format!("sm_{wanted}");
     let best = ours()
@@ -69,17 +65,11 @@ mod tests {
         ] {
             let choice = for_capability(capability).expect("there is one");
             assert_eq!(choice.target.name, target);
-            assert_eq!(
-                choice.architecture,
-                format!("sm_{}{}", capability.0, capability.1)
-            );
+            assert_eq!(choice.architecture, format!("sm_{}{}", capability.0, capability.1));
             assert_eq!(choice.note.is_none(), own);
             assert!(choice.note.is_none_or(|note| note.contains(target)));
         }
         let error = for_capability((7, 5)).expect_err("too old").to_string();
-        assert!(
-            error.contains("sm_75") && error.contains("sm_80"),
-            "{error}"
-        );
+        assert!(error.contains("sm_75") && error.contains("sm_80"), "{error}");
     }
 }

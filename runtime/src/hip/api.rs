@@ -28,7 +28,8 @@ pub(crate) const NAMES: &[&str] = if cfg!(windows) {
 /// The folder that holds ROCm's libraries.
 pub(crate) const DIR_VARIABLE: &str = "TILEKILN_ROCM_DIR";
 /// What to do about a missing library.
-pub(crate) const REMEDY: &str = "install ROCm's HIP runtime, or set TILEKILN_ROCM_DIR to the folder that holds libamdhip64 and libhiprtc";
+pub(crate) const REMEDY: &str =
+    "install ROCm's HIP runtime, or set TILEKILN_ROCM_DIR to the folder that holds libamdhip64 and libhiprtc";
 
 /// `hipError_t`.
 pub(crate) type Code = c_uint;
@@ -153,15 +154,14 @@ impl Api {
         let opened = library::open_first(&candidates()).map_err(|tried| missing(&tried))?;
         let table = Table::load(&opened).map_err(|reason| missing(&[reason]))?;
         // SAFETY: both take a pointer to their structure and a device number.
-        let (properties, r0600) =
-            match unsafe { opened.function::<Properties>("hipGetDevicePropertiesR0600") } {
-                Ok(properties) => (properties, true),
-                Err(_) => {
-                    // SAFETY: as above.
-                    let old = unsafe { opened.function::<Properties>("hipGetDeviceProperties") };
-                    (old.map_err(|reason| missing(&[reason]))?, false)
-                }
-            };
+        let (properties, r0600) = match unsafe { opened.function::<Properties>("hipGetDevicePropertiesR0600") } {
+            Ok(properties) => (properties, true),
+            Err(_) => {
+                // SAFETY: as above.
+                let old = unsafe { opened.function::<Properties>("hipGetDeviceProperties") };
+                (old.map_err(|reason| missing(&[reason]))?, false)
+            }
+        };
         let file = opened
             .file_of("hipInit")
             .map_or_else(|| opened.name.clone(), |path| path.display().to_string());
@@ -193,17 +193,12 @@ impl Api {
             return format!("error {code}");
         }
         // SAFETY: a static string that ends in zero.
-        unsafe { CStr::from_ptr(words) }
-            .to_string_lossy()
-            .into_owned()
+        unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
     }
 
     /// How many devices there are; the driver's reason when it says there are none.
     pub(crate) fn devices(&self) -> Result<i32, DeviceError> {
-        let none = |reason: String| DeviceError::NoDevice {
-            vendor: "AMD",
-            reason,
-        };
+        let none = |reason: String| DeviceError::NoDevice { vendor: "AMD", reason };
         // SAFETY: takes no pointers.
         let code = unsafe { (self.table.hipInit)(0) };
         if code != SUCCESS {
@@ -223,19 +218,14 @@ impl Api {
     pub(crate) fn version(&self) -> Option<i32> {
         let mut version = 0;
         // A place for the number; needs no device.
-        hip!(self, hipRuntimeGetVersion(&mut version))
-            .ok()
-            .map(|()| version)
+        hip!(self, hipRuntimeGetVersion(&mut version)).ok().map(|()| version)
     }
 
     /// One attribute of a device.
     pub(crate) fn attribute(&self, attribute: Attribute, device: i32) -> Result<i32, DeviceError> {
         let mut value = 0;
         // A place for the number; any attribute and device number may be asked.
-        hip!(
-            self,
-            hipDeviceGetAttribute(&mut value, attribute as c_uint, device)
-        )?;
+        hip!(self, hipDeviceGetAttribute(&mut value, attribute as c_uint, device))?;
         Ok(value)
     }
 
@@ -273,8 +263,7 @@ impl Api {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let known = self.r0600.then(|| gfx_name(&bytes[PLACE..])).flatten();
         // The first field is the marketing name, which may contain anything.
-        let found =
-            known.or_else(|| (NAME_BYTES..bytes.len()).find_map(|at| gfx_name(&bytes[at..])));
+        let found = known.or_else(|| (NAME_BYTES..bytes.len()).find_map(|at| gfx_name(&bytes[at..])));
         found.ok_or_else(|| DeviceError::Driver {
             call: "hipGetDeviceProperties",
             reason: format!("no architecture name (gfx…) in the properties of device {device}"),
@@ -285,22 +274,15 @@ impl Api {
 /// A name `gfx` and hexadecimal digits at the start of the bytes.
 fn gfx_name(bytes: &[u8]) -> Option<String> {
     let digits = bytes.strip_prefix(b"gfx")?;
-    let count = digits
-        .iter()
-        .take_while(|byte| byte.is_ascii_hexdigit())
-        .count();
+    let count = digits.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     // Something else than a digit must end it: a zero or the suffix's colon.
     let ends = matches!(digits.get(count), Some(0 | b':' | b'-'));
-    ((3..=8).contains(&count) && ends)
-        .then(|| format!("gfx{}", String::from_utf8_lossy(&digits[..count])))
+    ((3..=8).contains(&count) && ends).then(|| format!("gfx{}", String::from_utf8_lossy(&digits[..count])))
 }
 
 /// Text up to the first zero.
 fn text(bytes: &[u8]) -> String {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
@@ -323,8 +305,7 @@ pub(crate) fn rocm_folders() -> Vec<PathBuf> {
 pub(crate) fn runtime_version() -> Option<i32> {
     let opened = library::open_first(&candidates()).ok()?;
     // SAFETY: the declaration in hip_runtime_api.h.
-    let version: types::hipRuntimeGetVersion =
-        unsafe { opened.function("hipRuntimeGetVersion") }.ok()?;
+    let version: types::hipRuntimeGetVersion = unsafe { opened.function("hipRuntimeGetVersion") }.ok()?;
     let mut number = 0;
     // SAFETY: a place for the number.
     (unsafe { version(&mut number) } == SUCCESS).then_some(number)
@@ -332,11 +313,7 @@ pub(crate) fn runtime_version() -> Option<i32> {
 
 /// 71460850 is 7.14.60850.
 pub(crate) fn version_words(version: i32) -> Option<String> {
-    let (major, minor, patch) = (
-        version / 10_000_000,
-        version / 100_000 % 100,
-        version % 100_000,
-    );
+    let (major, minor, patch) = (version / 10_000_000, version / 100_000 % 100, version % 100_000);
     (version > 0).then(|| {
         if patch == 0 {
             format!("{major}.{minor}")

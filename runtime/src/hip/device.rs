@@ -16,9 +16,7 @@ use crate::compiler::hiprtc::Hiprtc;
 use crate::compiler::{Prepared, prepare};
 use crate::device::{Argument, Buffer, Device, Event, Graph, Launch, Loaded, Properties};
 use crate::error::DeviceError;
-use crate::launch::{
-    check as check_launch, check_range, foreign, milliseconds, pack, while_recording,
-};
+use crate::launch::{check as check_launch, check_range, foreign, milliseconds, pack, while_recording};
 
 /// An AMD GPU with hipRTC as its compiler.
 ///
@@ -50,17 +48,12 @@ impl HipDevice {
             .filter(|device| *device < count)
             .ok_or_else(|| DeviceError::NoDevice {
                 vendor: "AMD",
-                reason: format!(
-                    "number {ordinal} was asked for, there are numbers 0 to {}",
-                    count - 1
-                ),
+                reason: format!("number {ordinal} was asked for, there are numbers 0 to {}", count - 1),
             })?;
         let architecture = api.architecture(device)?;
         let (target, note) = target::for_architecture(&architecture)?;
         let compiler = Hiprtc::open()?;
-        let limit = |attribute| {
-            Ok::<u32, DeviceError>(u32::try_from(api.attribute(attribute, device)?).unwrap_or(0))
-        };
+        let limit = |attribute| Ok::<u32, DeviceError>(u32::try_from(api.attribute(attribute, device)?).unwrap_or(0));
         let shared = limit(Attribute::SharedPerBlock)? as usize;
         let mut target = target.clone();
         target.shared_limit = target.shared_limit.min(shared);
@@ -107,16 +100,11 @@ impl HipDevice {
     }
 
     fn stream(&self) -> MutexGuard<'_, Option<Vec<Launched>>> {
-        self.recording
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock for work other than launches, which a graph cannot hold.
-    fn idle_stream(
-        &self,
-        call: &'static str,
-    ) -> Result<MutexGuard<'_, Option<Vec<Launched>>>, DeviceError> {
+    fn idle_stream(&self, call: &'static str) -> Result<MutexGuard<'_, Option<Vec<Launched>>>, DeviceError> {
         let stream = self.stream();
         if stream.is_some() {
             return Err(while_recording(call));
@@ -131,12 +119,7 @@ impl HipDevice {
     }
 
     /// The address of a byte of a buffer; the offset has been checked.
-    fn address(
-        &self,
-        call: &'static str,
-        buffer: &Buffer,
-        offset: usize,
-    ) -> Result<api::Pointer, DeviceError> {
+    fn address(&self, call: &'static str, buffer: &Buffer, offset: usize) -> Result<api::Pointer, DeviceError> {
         let memory = self.memory_of(buffer).ok_or_else(|| DeviceError::Driver {
             call,
             reason: "the buffer belongs to another device".to_string(),
@@ -164,10 +147,7 @@ impl HipDevice {
         let api = &self.context.api;
         let mut raw = null_mut();
         // A place for the module; the image is a whole code object, whose length is in its header.
-        hip!(
-            api,
-            hipModuleLoadData(&mut raw, compiled.binary.as_ptr().cast())
-        )?;
+        hip!(api, hipModuleLoadData(&mut raw, compiled.binary.as_ptr().cast()))?;
         let mut module = Module {
             context: self.context.clone(),
             raw,
@@ -175,16 +155,12 @@ impl HipDevice {
             dynamic_shared_bytes: generated.dynamic_shared_bytes as u32,
             threads: generated.threads as u32,
         };
-        let symbol =
-            CString::new(generated.symbol.as_str()).map_err(|_| DeviceError::BadLaunch {
-                kernel: generated.symbol.clone(),
-                reason: "the symbol holds a zero byte".to_string(),
-            })?;
+        let symbol = CString::new(generated.symbol.as_str()).map_err(|_| DeviceError::BadLaunch {
+            kernel: generated.symbol.clone(),
+            reason: "the symbol holds a zero byte".to_string(),
+        })?;
         // A place for the function, a loaded module, a string that ends in zero.
-        hip!(
-            api,
-            hipModuleGetFunction(&mut module.function, raw, symbol.as_ptr())
-        )?;
+        hip!(api, hipModuleGetFunction(&mut module.function, raw, symbol.as_ptr()))?;
         Ok(Loaded {
             symbol: generated.symbol,
             resources: compiled.resources,
@@ -249,12 +225,7 @@ impl Device for HipDevice {
             // The range is inside the buffer; the destination is borrowed until after the wait below.
             started = hip!(
                 self.context.api,
-                hipMemcpyDtoHAsync(
-                    data.as_mut_ptr().cast(),
-                    from,
-                    data.len(),
-                    self.context.stream
-                )
+                hipMemcpyDtoHAsync(data.as_mut_ptr().cast(), from, data.len(), self.context.stream)
             );
         }
         let ended = self.context.synchronize();
@@ -276,17 +247,8 @@ impl Device for HipDevice {
 
     fn load(&self, kernels: Vec<Arc<Kernel>>) -> Result<Vec<Loaded>, DeviceError> {
         let target = self.properties.target.name;
-        let prepared = prepare(
-            &self.compiler,
-            self.cache.as_ref(),
-            kernels,
-            target,
-            &self.architecture,
-        )?;
-        prepared
-            .into_iter()
-            .map(|prepared| self.install(prepared))
-            .collect()
+        let prepared = prepare(&self.compiler, self.cache.as_ref(), kernels, target, &self.architecture)?;
+        prepared.into_iter().map(|prepared| self.install(prepared)).collect()
     }
 
     /// `launch.dependent` has no counterpart in HIP and is ignored.
@@ -340,13 +302,10 @@ impl Device for HipDevice {
             )
         )?;
         if let Some(launched) = stream.as_mut() {
-            let buffers = launch
-                .arguments
-                .iter()
-                .filter_map(|argument| match argument {
-                    Argument::Buffer(buffer, _) => Some(buffer.clone()),
-                    _ => None,
-                });
+            let buffers = launch.arguments.iter().filter_map(|argument| match argument {
+                Argument::Buffer(buffer, _) => Some(buffer.clone()),
+                _ => None,
+            });
             launched.push((module.clone(), buffers.collect()));
         }
         Ok(())
@@ -388,10 +347,7 @@ impl Device for HipDevice {
         ended?;
         let mut raw = null_mut();
         // A place for the instance of a captured graph; no room for a log, no interest in the node.
-        let instantiated = hip!(
-            api,
-            hipGraphInstantiate(&mut raw, graph, null_mut(), null_mut(), 0)
-        );
+        let instantiated = hip!(api, hipGraphInstantiate(&mut raw, graph, null_mut(), null_mut(), 0));
         // The instance is independent of the graph it was made from.
         let _ = hip!(api, hipGraphDestroy(graph));
         instantiated?;
@@ -415,10 +371,7 @@ impl Device for HipDevice {
             .ok_or_else(|| foreign("a graph", "it"))?;
         let _stream = self.idle_stream("replay")?;
         // An instance of ours; the lock keeps two launches of it in order.
-        hip!(
-            self.context.api,
-            hipGraphLaunch(recorded.raw, self.context.stream)
-        )
+        hip!(self.context.api, hipGraphLaunch(recorded.raw, self.context.stream))
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
@@ -438,20 +391,17 @@ impl Device for HipDevice {
         };
         // An event and a stream of ours.
         hip!(api, hipEventRecord(raw, self.context.stream))?;
-        Ok(Event {
-            handle: Arc::new(mark),
-        })
+        Ok(Event { handle: Arc::new(mark) })
     }
 
     fn elapsed(&self, start: &Event, end: &Event) -> Result<Duration, DeviceError> {
         let own = |event: &Event| -> Result<api::Event, DeviceError> {
             let mark = event.handle.downcast_ref::<Mark>();
             let mark = mark.filter(|mark| Arc::ptr_eq(&mark.context, &self.context));
-            mark.map(|mark| mark.raw)
-                .ok_or_else(|| DeviceError::Driver {
-                    call: "elapsed",
-                    reason: "a mark belongs to another device".to_string(),
-                })
+            mark.map(|mark| mark.raw).ok_or_else(|| DeviceError::Driver {
+                call: "elapsed",
+                reason: "a mark belongs to another device".to_string(),
+            })
         };
         let (start, end) = (own(start)?, own(end)?);
         self.context.enter()?;

@@ -70,9 +70,7 @@ const fn same(ours: &[Class], theirs: &[Class]) -> bool {
     let mut at = 0;
     while at < ours.len() {
         let equal = match (ours[at], theirs[at]) {
-            (Class::Signed(a), Class::Signed(b)) | (Class::Unsigned(a), Class::Unsigned(b)) => {
-                a == b
-            }
+            (Class::Signed(a), Class::Signed(b)) | (Class::Unsigned(a), Class::Unsigned(b)) => a == b,
             (Class::Float, Class::Float) | (Class::Pointer, Class::Pointer) => true,
             _ => false,
         };
@@ -146,14 +144,10 @@ const _: () = assert!(
     hiprt::hipError_t::hipErrorOutOfMemory as u32 == api::OUT_OF_MEMORY
         && hiprt::hipStreamCaptureMode::hipStreamCaptureModeRelaxed as u32 == api::CAPTURE_RELAXED
         && hiprt::hipStreamNonBlocking == api::STREAM_NON_BLOCKING
-        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeIntegrated as u32
-            == api::Attribute::Integrated as u32
-        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimX as u32
-            == api::Attribute::MaxGridX as u32
-        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimY as u32
-            == api::Attribute::MaxGridY as u32
-        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimZ as u32
-            == api::Attribute::MaxGridZ as u32
+        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeIntegrated as u32 == api::Attribute::Integrated as u32
+        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimX as u32 == api::Attribute::MaxGridX as u32
+        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimY as u32 == api::Attribute::MaxGridY as u32
+        && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxGridDimZ as u32 == api::Attribute::MaxGridZ as u32
         && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMultiprocessorCount as u32
             == api::Attribute::Multiprocessors as u32
         && hiprt::hipDeviceAttribute_t::hipDeviceAttributeMaxSharedMemoryPerBlock as u32

@@ -8,18 +8,14 @@ use crate::error::DeviceError;
 ///
 /// The text of a neighbour with the same first digits (`gfx11`) uses the same instructions and is compiled for
 /// the architecture at hand; other generations have another matrix layout.
-pub(crate) fn for_architecture(
-    architecture: &str,
-) -> Result<(&'static Target, Option<String>), DeviceError> {
+pub(crate) fn for_architecture(architecture: &str) -> Result<(&'static Target, Option<String>), DeviceError> {
     let ours = || TARGETS.iter().filter(|target| target.vendor == Vendor::Amd);
     if let Some(target) = ours().find(|target| target.name == architecture) {
         return Ok((target, None));
     }
     let number = number(architecture);
     let neighbour = ours()
-        .filter(|target| {
-            generation(target.name).is_some() && generation(target.name) == generation(architecture)
-        })
+        .filter(|target| generation(target.name).is_some() && generation(target.name) == generation(architecture))
         .min_by_key(|target| {
             number
                 .zip(self::number(target.name))

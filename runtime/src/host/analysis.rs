@@ -69,17 +69,11 @@ impl Uniform {
                         continue;
                     };
                     let uniform = match &value.op {
-                        Op::Parameter(index) => {
-                            parameters.get(*index as usize).copied().unwrap_or(false)
-                        }
+                        Op::Parameter(index) => parameters.get(*index as usize).copied().unwrap_or(false),
                         Op::Builtin(builtin) => {
                             matches!(builtin, Builtin::BlockIndex(_) | Builtin::GridSize(_))
                         }
-                        Op::ReadVariable(variable) => self
-                            .variables
-                            .get(variable.index())
-                            .copied()
-                            .unwrap_or(false),
+                        Op::ReadVariable(variable) => self.variables.get(variable.index()).copied().unwrap_or(false),
                         Op::AssumeUniform(_) => true,
                         Op::ReadRegister(_)
                         | Op::Shuffle { .. }
@@ -156,29 +150,18 @@ impl Uniform {
                 otherwise,
             } => {
                 let diverged = diverged || !self.value(*condition);
-                self.diverging_exit(then, diverged, own)
-                    || self.diverging_exit(otherwise, diverged, own)
+                self.diverging_exit(then, diverged, own) || self.diverging_exit(otherwise, diverged, own)
             }
             StmtKind::For {
-                start,
-                end,
-                step,
-                body,
-                ..
+                start, end, step, body, ..
             } => {
                 let together = [start, end, step].iter().all(|v| self.value(**v));
                 let diverged = diverged || !together || self.diverging_exit(body, false, true);
                 self.diverging_exit(body, diverged, false)
             }
-            StmtKind::While {
-                test,
-                condition,
-                body,
-            } => {
-                let diverged =
-                    diverged || !self.value(*condition) || self.diverging_exit(body, false, true);
-                self.diverging_exit(test, diverged, false)
-                    || self.diverging_exit(body, diverged, false)
+            StmtKind::While { test, condition, body } => {
+                let diverged = diverged || !self.value(*condition) || self.diverging_exit(body, false, true);
+                self.diverging_exit(test, diverged, false) || self.diverging_exit(body, diverged, false)
             }
             _ => false,
         })
@@ -290,26 +273,18 @@ impl Scan<'_> {
             }
             self.next();
             match &stmt.kind {
-                StmtKind::If {
-                    then, otherwise, ..
-                } => {
+                StmtKind::If { then, otherwise, .. } => {
                     self.block(then);
                     self.block(otherwise);
                 }
-                StmtKind::For {
-                    end, step, body, ..
-                } => {
+                StmtKind::For { end, step, body, .. } => {
                     self.loops.push(Vec::new());
                     self.block(body);
                     self.used(*end);
                     self.used(*step);
                     self.close_loop();
                 }
-                StmtKind::While {
-                    test,
-                    condition,
-                    body,
-                } => {
+                StmtKind::While { test, condition, body } => {
                     self.loops.push(Vec::new());
                     self.block(test);
                     self.used(*condition);

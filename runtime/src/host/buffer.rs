@@ -74,12 +74,7 @@ impl HostBuffer {
                 at += rest.len() - tail.len();
                 rest = tail;
             } else {
-                store_bits(
-                    &self.words[at / 4],
-                    (at % 4) as u32 * 8,
-                    0xff,
-                    u32::from(rest[0]),
-                );
+                store_bits(&self.words[at / 4], (at % 4) as u32 * 8, 0xff, u32::from(rest[0]));
                 at += 1;
                 rest = &rest[1..];
             }
@@ -93,12 +88,7 @@ impl HostBuffer {
             if at.is_multiple_of(4) && rest.len() >= 4 {
                 let whole = rest.len() / 4 * 4;
                 let (now, later) = rest.split_at_mut(whole);
-                for (chunk, word) in now
-                    .as_chunks_mut::<4>()
-                    .0
-                    .iter_mut()
-                    .zip(&self.words[at / 4..])
-                {
+                for (chunk, word) in now.as_chunks_mut::<4>().0.iter_mut().zip(&self.words[at / 4..]) {
                     *chunk = word.load(Relaxed).to_le_bytes();
                 }
                 at += whole;

@@ -161,11 +161,7 @@ impl fmt::Display for Finding {
         writeln!(f, "  --> {}", self.at)?;
         write!(f, "  {}, lane {}", block_text(self.block), self.lane)?;
         if let (Some(index), Some(elements)) = (self.index, self.elements) {
-            write!(
-                f,
-                ", index {index} of `{}` [{elements} elements]",
-                self.memory
-            )?;
+            write!(f, ", index {index} of `{}` [{elements} elements]", self.memory)?;
         }
         if let Some(other) = &self.other {
             write!(
@@ -210,12 +206,7 @@ impl fmt::Display for Report {
             return write!(f, "{}: no findings", self.kernel);
         }
         let plural = if self.findings.len() == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{}: {} finding{plural}",
-            self.kernel,
-            self.findings.len()
-        )?;
+        write!(f, "{}: {} finding{plural}", self.kernel, self.findings.len())?;
         for finding in &self.findings {
             write!(f, "\n\n{finding}")?;
         }
@@ -232,13 +223,7 @@ pub(super) struct Findings {
 
 impl Findings {
     /// Counts a repetition; `make` is only called the first time.
-    pub fn add(
-        &mut self,
-        kind: FindingKind,
-        at: Location,
-        other: Option<Location>,
-        make: impl FnOnce() -> Finding,
-    ) {
+    pub fn add(&mut self, kind: FindingKind, at: Location, other: Option<Location>, make: impl FnOnce() -> Finding) {
         match self.known.get(&(kind, at, other)) {
             Some(&known) => self.list[known].count += 1,
             None => {

@@ -12,16 +12,8 @@ pub(super) fn f16_to_f32(half: u32) -> u32 {
     let magnitude = (half & 0x7fff) << 13;
     // Multiplying by 2^112 moves the exponent bias and normalises subnormals.
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = if magnitude >= 0x0f80_0000 {
-        0x7f80_0000
-    } else {
-        0
-    };
-    let quiet = if magnitude > 0x0f80_0000 {
-        0x0040_0000
-    } else {
-        0
-    };
+    let special = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
+    let quiet = if magnitude > 0x0f80_0000 { 0x0040_0000 } else { 0 };
     sign | scaled | special | quiet
 }
 
@@ -30,30 +22,13 @@ pub(super) fn f16_to_f32(half: u32) -> u32 {
 pub(super) fn f32_to_f16(bits: u32) -> u32 {
     let sign = (bits >> 16) & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
-    let normal = magnitude
-        .wrapping_add(0xc800_0fff)
-        .wrapping_add((magnitude >> 13) & 1)
-        >> 13;
+    let normal = magnitude.wrapping_add(0xc800_0fff).wrapping_add((magnitude >> 13) & 1) >> 13;
     // Adding 0.5 lets the adder round a subnormal result.
-    let subnormal = (f32::from_bits(magnitude) + 0.5)
-        .to_bits()
-        .wrapping_sub(0x3f00_0000);
-    let finite = if magnitude < 0x3880_0000 {
-        subnormal
-    } else {
-        normal
-    };
-    let bounded = if magnitude >= 0x4780_0000 {
-        0x7c00
-    } else {
-        finite
-    };
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
+    let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+    let bounded = if magnitude >= 0x4780_0000 { 0x7c00 } else { finite };
     let nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
-    sign | if magnitude > 0x7f80_0000 {
-        nan
-    } else {
-        bounded
-    }
+    sign | if magnitude > 0x7f80_0000 { nan } else { bounded }
 }
 
 /// `f32` bits to `bf16` bits, nearest even.
@@ -61,11 +36,7 @@ pub(super) fn f32_to_f16(bits: u32) -> u32 {
 pub(super) fn f32_to_bf16(bits: u32) -> u32 {
     let rounded = bits.wrapping_add(0x7fff).wrapping_add((bits >> 16) & 1) >> 16;
     let nan = (bits >> 16) | 0x40;
-    if bits & 0x7fff_ffff > 0x7f80_0000 {
-        nan
-    } else {
-        rounded
-    }
+    if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
 }
 
 /// x·y+z rounded to odd in f64: the product is exact there, and rounding to odd makes a second rounding harmless.
@@ -450,16 +421,8 @@ mod tests {
                 assert!(bf16::from_bits(f32_to_bf16(bits) as u16).is_nan());
                 continue;
             }
-            assert_eq!(
-                f32_to_f16(bits),
-                u32::from(f16::from_f32(x).to_bits()),
-                "{x:e}"
-            );
-            assert_eq!(
-                f32_to_bf16(bits),
-                u32::from(bf16::from_f32(x).to_bits()),
-                "{x:e}"
-            );
+            assert_eq!(f32_to_f16(bits), u32::from(f16::from_f32(x).to_bits()), "{x:e}");
+            assert_eq!(f32_to_bf16(bits), u32::from(bf16::from_f32(x).to_bits()), "{x:e}");
         }
     }
 

@@ -64,10 +64,7 @@ pub(super) struct Lowering<'k> {
 pub(super) fn lower(kernel: &Kernel, sanitize: bool) -> Lowered<Program> {
     if kernel.threads == 0 || kernel.threads > 1024 {
         return Err(LowerError {
-            message: format!(
-                "{} threads in a block; between 1 and 1024 are possible",
-                kernel.threads
-            ),
+            message: format!("{} threads in a block; between 1 and 1024 are possible", kernel.threads),
             at: kernel.at,
         });
     }
@@ -113,9 +110,7 @@ pub(super) fn lower(kernel: &Kernel, sanitize: bool) -> Lowered<Program> {
                 lowering.scalars.insert(index as u32, planes.clone());
                 Bound::Value(planes)
             }
-            ParameterKind::Memory { element, .. } => {
-                Bound::Memory(Mem::Global(index as u32), *element)
-            }
+            ParameterKind::Memory { element, .. } => Bound::Memory(Mem::Global(index as u32), *element),
         })
         .collect::<Vec<_>>();
     let uniform = vec![true; parameters.len()];
@@ -126,12 +121,7 @@ pub(super) fn lower(kernel: &Kernel, sanitize: bool) -> Lowered<Program> {
 }
 
 impl<'k> Frame<'k> {
-    fn new(
-        body: &'k Body,
-        function: Option<u32>,
-        parameters: Vec<Bound>,
-        uniform: &[bool],
-    ) -> Self {
+    fn new(body: &'k Body, function: Option<u32>, parameters: Vec<Bound>, uniform: &[bool]) -> Self {
         Self {
             body,
             function,
@@ -157,11 +147,7 @@ fn malformed(at: Location, message: impl Into<String>) -> LowerError {
 
 impl<'k> Lowering<'k> {
     fn finish(mut self) -> Program {
-        let mut literals: Vec<_> = self
-            .literals
-            .into_iter()
-            .map(|(word, slot)| (slot, word))
-            .collect();
+        let mut literals: Vec<_> = self.literals.into_iter().map(|(word, slot)| (slot, word)).collect();
         literals.sort_unstable();
         let mut scalars: Vec<_> = self.scalars.into_iter().collect();
         scalars.sort_unstable();
@@ -270,12 +256,7 @@ impl<'k> Lowering<'k> {
             .values
             .get(id.index())
             .and_then(|planes| planes.clone())
-            .ok_or_else(|| {
-                malformed(
-                    at,
-                    format!("value {} is used where it was not evaluated", id.0),
-                )
-            })
+            .ok_or_else(|| malformed(at, format!("value {} is used where it was not evaluated", id.0)))
     }
 
     pub fn one(&self, frame: &Frame<'k>, id: ValueId, at: Location) -> Lowered<Slot> {
@@ -293,33 +274,27 @@ impl<'k> Lowering<'k> {
         }
     }
 
-    fn memory(
-        &mut self,
-        frame: &Frame<'k>,
-        memory: Memory,
-        at: Location,
-    ) -> Lowered<(Mem, Scalar)> {
+    fn memory(&mut self, frame: &Frame<'k>, memory: Memory, at: Location) -> Lowered<(Mem, Scalar)> {
         match memory {
             Memory::Parameter(index) => match frame.parameters.get(index as usize) {
                 Some(Bound::Memory(memory, element)) => Ok((*memory, *element)),
                 _ => Err(malformed(at, format!("parameter {index} is not a memory"))),
             },
             Memory::Shared(id) => {
-                let array = frame.body.shared.get(id.index()).ok_or_else(|| {
-                    malformed(at, format!("shared array {} does not exist", id.0))
-                })?;
-                let shared = &mut self.program.shared;
-                let index = *self
+                let array = frame
+                    .body
                     .shared
-                    .entry((frame.function, id.0))
-                    .or_insert_with(|| {
-                        shared.push(SharedArray {
-                            name: array.name.clone(),
-                            element: array.element,
-                            len: array.len,
-                        });
-                        (shared.len() - 1) as u32
+                    .get(id.index())
+                    .ok_or_else(|| malformed(at, format!("shared array {} does not exist", id.0)))?;
+                let shared = &mut self.program.shared;
+                let index = *self.shared.entry((frame.function, id.0)).or_insert_with(|| {
+                    shared.push(SharedArray {
+                        name: array.name.clone(),
+                        element: array.element,
+                        len: array.len,
                     });
+                    (shared.len() - 1) as u32
+                });
                 Ok((Mem::Shared(index), array.element))
             }
         }
@@ -363,12 +338,7 @@ impl<'k> Lowering<'k> {
         Ok(index)
     }
 
-    pub fn reference(
-        &mut self,
-        frame: &Frame<'k>,
-        reference: &RegisterRef,
-        at: Location,
-    ) -> Lowered<RegRef> {
+    pub fn reference(&mut self, frame: &Frame<'k>, reference: &RegisterRef, at: Location) -> Lowered<RegRef> {
         let array = self.array(frame, reference.registers, at)?;
         let dims = &frame.body.registers[reference.registers.index()].dims;
         if reference.index.len() > dims.len() {
@@ -396,24 +366,15 @@ impl<'k> Lowering<'k> {
             .get(id.index())
             .ok_or_else(|| malformed(at, format!("table {} does not exist", id.0)))?;
         let tables = &mut self.program.tables;
-        Ok(*self
-            .tables
-            .entry((frame.function, id.0))
-            .or_insert_with(|| {
-                let words: Vec<Vec<u32>> = table
-                    .entries
-                    .iter()
-                    .map(|entry| literal_words(*entry))
-                    .collect();
-                let planes = words.first().map_or(1, Vec::len);
-                tables.push(TableData {
-                    name: table.name.clone(),
-                    planes: (0..planes)
-                        .map(|p| words.iter().map(|w| w[p]).collect())
-                        .collect(),
-                });
-                (tables.len() - 1) as u32
-            }))
+        Ok(*self.tables.entry((frame.function, id.0)).or_insert_with(|| {
+            let words: Vec<Vec<u32>> = table.entries.iter().map(|entry| literal_words(*entry)).collect();
+            let planes = words.first().map_or(1, Vec::len);
+            tables.push(TableData {
+                name: table.name.clone(),
+                planes: (0..planes).map(|p| words.iter().map(|w| w[p]).collect()).collect(),
+            });
+            (tables.len() - 1) as u32
+        }))
     }
 
     pub fn constant(&self, id: ConstantId, at: Location) -> Lowered<Literal> {
@@ -427,18 +388,12 @@ impl<'k> Lowering<'k> {
         if let Builtin::BlockIndex(axis) | Builtin::GridSize(axis) = builtin
             && axis > 2
         {
-            return Err(malformed(
-                at,
-                format!("axis {axis} of the grid; there are 0, 1 and 2"),
-            ));
+            return Err(malformed(at, format!("axis {axis} of the grid; there are 0, 1 and 2")));
         }
         if let Some(slot) = self.builtins.get(&builtin) {
             return Ok(*slot);
         }
-        let slot = self.fixed(matches!(
-            builtin,
-            Builtin::BlockIndex(_) | Builtin::GridSize(_)
-        ));
+        let slot = self.fixed(matches!(builtin, Builtin::BlockIndex(_) | Builtin::GridSize(_)));
         self.builtins.insert(builtin, slot);
         Ok(slot)
     }
@@ -480,9 +435,7 @@ impl<'k> Lowering<'k> {
     fn declare_variables(&mut self, frame: &mut Frame<'k>) {
         for (index, variable) in frame.body.variables.iter().enumerate() {
             let uniform = frame.uniform.variables[index];
-            let planes: Planes = (0..planes(variable.ty))
-                .map(|_| self.slot(uniform))
-                .collect();
+            let planes: Planes = (0..planes(variable.ty)).map(|_| self.slot(uniform)).collect();
             self.hold(&planes);
             frame.variables[index] = Some(planes);
         }
@@ -522,14 +475,9 @@ impl<'k> Lowering<'k> {
                     .get(id.index())
                     .ok_or_else(|| malformed(at, format!("value {} does not exist", id.0)))?;
                 let planes = match &value.op {
-                    Op::Call {
-                        function,
-                        arguments,
-                    } => self
+                    Op::Call { function, arguments } => self
                         .call(frame, *function, arguments, value.at)?
-                        .ok_or_else(|| {
-                            malformed(value.at, "a function without result is used as a value")
-                        })?,
+                        .ok_or_else(|| malformed(value.at, "a function without result is used as a value"))?,
                     _ => self.operation(frame, *id, value)?,
                 };
                 self.hold(&planes);
@@ -544,9 +492,7 @@ impl<'k> Lowering<'k> {
                     .get(variable.index())
                     .and_then(|planes| planes.clone())
                     .filter(|target| target.len() == source.len())
-                    .ok_or_else(|| {
-                        malformed(at, "a variable is assigned a value of another type")
-                    })?;
+                    .ok_or_else(|| malformed(at, "a variable is assigned a value of another type"))?;
                 for (d, s) in target.iter().zip(&source) {
                     if d == s {
                         continue;
@@ -625,18 +571,9 @@ impl<'k> Lowering<'k> {
                     .variables
                     .get(variable.index())
                     .and_then(|planes| planes.clone())
-                    .filter(|planes| {
-                        [&start, &end, &step]
-                            .iter()
-                            .all(|other| other.len() == planes.len())
-                    })
-                    .ok_or_else(|| {
-                        malformed(at, "the bounds of a loop are not of its variable's type")
-                    })?;
-                let signed = frame.body.variables[variable.index()]
-                    .ty
-                    .scalar()
-                    .is_signed_integer();
+                    .filter(|planes| [&start, &end, &step].iter().all(|other| other.len() == planes.len()))
+                    .ok_or_else(|| malformed(at, "the bounds of a loop are not of its variable's type"))?;
+                let signed = frame.body.variables[variable.index()].ty.scalar().is_signed_integer();
                 // `start` may die here, but its slot is read after the body was lowered: keep it out of reuse.
                 self.hold(&start);
                 self.expire(frame, position);
@@ -656,11 +593,7 @@ impl<'k> Lowering<'k> {
                 );
                 self.expire(frame, frame.position);
             }
-            StmtKind::While {
-                test,
-                condition,
-                body,
-            } => {
+            StmtKind::While { test, condition, body } => {
                 self.expire(frame, position);
                 frame.position += 1;
                 let (test, ()) = self.nested(|it| it.block(frame, test))?;
@@ -668,21 +601,11 @@ impl<'k> Lowering<'k> {
                 self.expire(frame, frame.position);
                 frame.position += 1;
                 let (body, ()) = self.nested(|it| it.block(frame, body))?;
-                self.emit(
-                    at,
-                    Instr::While {
-                        test,
-                        condition,
-                        body,
-                    },
-                );
+                self.emit(at, Instr::While { test, condition, body });
                 self.expire(frame, frame.position);
             }
             StmtKind::Return(value) => self.returns(frame, *value, at)?,
-            StmtKind::Call {
-                function,
-                arguments,
-            } => {
+            StmtKind::Call { function, arguments } => {
                 if let Some(planes) = self.call(frame, *function, arguments, at)? {
                     self.release_scratch(&planes);
                 }
@@ -691,11 +614,7 @@ impl<'k> Lowering<'k> {
                 let (to, from) = (self.place(frame, to, at)?, self.place(frame, from, at)?);
                 self.emit(at, Instr::AsyncCopy { to, from });
             }
-            StmtKind::LoadMatrix {
-                to,
-                from,
-                transposed,
-            } => {
+            StmtKind::LoadMatrix { to, from, transposed } => {
                 let (to, from) = (self.reference(frame, to, at)?, self.place(frame, from, at)?);
                 self.check_span(&to, 4, at)?;
                 self.emit(
@@ -740,16 +659,11 @@ impl<'k> Lowering<'k> {
             StmtKind::Barrier => self.emit(at, Instr::Barrier),
             StmtKind::WarpBarrier => self.emit(at, Instr::WarpBarrier),
             StmtKind::AsyncCommit => self.emit(at, Instr::AsyncCommit),
-            StmtKind::AsyncWait { pending } => {
-                self.emit(at, Instr::AsyncWait { pending: *pending })
-            }
+            StmtKind::AsyncWait { pending } => self.emit(at, Instr::AsyncWait { pending: *pending }),
             // The launches of a host device run one after the other.
-            StmtKind::Comment(_) | StmtKind::TriggerDependents | StmtKind::WaitForPrerequisites => {
-            }
+            StmtKind::Comment(_) | StmtKind::TriggerDependents | StmtKind::WaitForPrerequisites => {}
         }
-        if frame.position == position
-            || matches!(stmt.kind, StmtKind::For { .. } | StmtKind::While { .. })
-        {
+        if frame.position == position || matches!(stmt.kind, StmtKind::For { .. } | StmtKind::While { .. }) {
             if frame.position == position {
                 self.expire(frame, position);
             }
@@ -760,10 +674,7 @@ impl<'k> Lowering<'k> {
 
     fn check_span(&self, reference: &RegRef, needed: usize, at: Location) -> Lowered<()> {
         let array = &self.program.registers[reference.array as usize];
-        let span = reference
-            .terms
-            .last()
-            .map_or(array.len, |(_, _, stride)| *stride) as usize;
+        let span = reference.terms.last().map_or(array.len, |(_, _, stride)| *stride) as usize;
         if span < needed || array.planes != 1 {
             return Err(malformed(
                 at,
@@ -776,12 +687,7 @@ impl<'k> Lowering<'k> {
         Ok(())
     }
 
-    fn returns(
-        &mut self,
-        frame: &mut Frame<'k>,
-        value: Option<ValueId>,
-        at: Location,
-    ) -> Lowered<()> {
+    fn returns(&mut self, frame: &mut Frame<'k>, value: Option<ValueId>, at: Location) -> Lowered<()> {
         if frame.tail_return {
             if let Some(id) = value {
                 let planes = self.planes_of(frame, id, at)?;
@@ -879,10 +785,7 @@ impl<'k> Lowering<'k> {
             }
         }
         if function.result.is_some() && result.is_none() {
-            return Err(malformed(
-                at,
-                format!("`{}` never returns its value", function.name),
-            ));
+            return Err(malformed(at, format!("`{}` never returns its value", function.name)));
         }
         Ok(result)
     }
@@ -890,15 +793,11 @@ impl<'k> Lowering<'k> {
 
 fn returns_only_at_end(block: &Block) -> bool {
     fn has_return(block: &Block) -> bool {
-        block.iter().any(|stmt| {
-            matches!(stmt.kind, StmtKind::Return(_))
-                || stmt.kind.blocks().into_iter().any(has_return)
-        })
+        block
+            .iter()
+            .any(|stmt| matches!(stmt.kind, StmtKind::Return(_)) || stmt.kind.blocks().into_iter().any(has_return))
     }
-    match block
-        .iter()
-        .position(|stmt| matches!(stmt.kind, StmtKind::Return(_)))
-    {
+    match block.iter().position(|stmt| matches!(stmt.kind, StmtKind::Return(_))) {
         Some(first) if first + 1 == block.len() => !block[..first]
             .iter()
             .any(|stmt| stmt.kind.blocks().into_iter().any(has_return)),

@@ -38,11 +38,7 @@ pub(super) struct Context<'l> {
 impl Context<'_> {
     pub fn block_of(&self, number: u64) -> [u32; 3] {
         let [x, y, _] = self.grid.map(u64::from);
-        [
-            (number % x) as u32,
-            (number / x % y) as u32,
-            (number / x / y) as u32,
-        ]
+        [(number % x) as u32, (number / x % y) as u32, (number / x / y) as u32]
     }
 }
 
@@ -148,11 +144,8 @@ impl Machine {
         self.active.fill(u32::MAX);
         self.count = self.lanes;
         while let Some(unfinished) = self.loops.pop() {
-            self.pool.extend(
-                [unfinished.left, unfinished.continued]
-                    .into_iter()
-                    .flatten(),
-            );
+            self.pool
+                .extend([unfinished.left, unfinished.continued].into_iter().flatten());
         }
         if let Some(sanitizer) = &mut self.sanitizer {
             sanitizer.enter_block(self.block, number);
@@ -250,12 +243,7 @@ impl Machine {
                 }
                 Instr::Map2 { f, d, a, b } => {
                     let mut out = std::mem::take(&mut self.planes[*d as usize]);
-                    lanes::map2(
-                        *f,
-                        &mut out,
-                        &self.planes[*a as usize],
-                        &self.planes[*b as usize],
-                    );
+                    lanes::map2(*f, &mut out, &self.planes[*a as usize], &self.planes[*b as usize]);
                     self.planes[*d as usize] = out;
                 }
                 Instr::Map3 { f, d, a, b, c } => {
@@ -292,11 +280,7 @@ impl Machine {
             Instr::For { .. } | Instr::While { .. } => {
                 self.loops.push(Loop::default());
                 let result = match &node.op {
-                    Instr::While {
-                        test,
-                        condition,
-                        body,
-                    } => self.run_while(context, node.at, test, *condition, body),
+                    Instr::While { test, condition, body } => self.run_while(context, node.at, test, *condition, body),
                     _ => self.run_for(context, node),
                 };
                 if let Some(finished) = self.loops.pop() {
@@ -330,13 +314,7 @@ impl Machine {
         }
     }
 
-    fn branch(
-        &mut self,
-        context: &Context,
-        condition: Slot,
-        then: &[Node],
-        otherwise: &[Node],
-    ) -> Step {
+    fn branch(&mut self, context: &Context, condition: Slot, then: &[Node], otherwise: &[Node]) -> Step {
         let condition = &self.planes[condition as usize];
         if let [same] = condition[..] {
             return self.run(context, if same != 0 { then } else { otherwise });
@@ -397,11 +375,7 @@ impl Machine {
     }
 
     fn end_round(&mut self, at: Location) -> Step {
-        if let Some(continued) = self
-            .loops
-            .last_mut()
-            .and_then(|innermost| innermost.continued.take())
-        {
+        if let Some(continued) = self.loops.last_mut().and_then(|innermost| innermost.continued.take()) {
             self.activate(continued);
         }
         if let Some(sanitizer) = &mut self.sanitizer
@@ -418,24 +392,14 @@ impl Machine {
         Ok(())
     }
 
-    fn run_while(
-        &mut self,
-        context: &Context,
-        at: Location,
-        test: &[Node],
-        condition: Slot,
-        body: &[Node],
-    ) -> Step {
+    fn run_while(&mut self, context: &Context, at: Location, test: &[Node], condition: Slot, body: &[Node]) -> Step {
         loop {
             self.run(context, test)?;
             if self.count == 0 {
                 return Ok(());
             }
             let plane = std::mem::take(&mut self.planes[condition as usize]);
-            let over = self.leave(
-                |lane| plane.get(lane).or(plane.first()) != Some(&0),
-                plane.len() == 1,
-            );
+            let over = self.leave(|lane| plane.get(lane).or(plane.first()) != Some(&0), plane.len() == 1);
             self.planes[condition as usize] = plane;
             if over {
                 return Ok(());
@@ -463,12 +427,7 @@ impl Machine {
         for (d, s) in variable.iter().zip(start) {
             self.declare(*d, *s, false);
         }
-        let planes_of = |slots: &[Slot]| {
-            [
-                slots[0] as usize,
-                *slots.last().unwrap_or(&slots[0]) as usize,
-            ]
-        };
+        let planes_of = |slots: &[Slot]| [slots[0] as usize, *slots.last().unwrap_or(&slots[0]) as usize];
         let (v, e, s) = (planes_of(variable), planes_of(end), planes_of(step));
         let wide = variable.len() == 2;
         loop {
@@ -476,11 +435,7 @@ impl Machine {
             let same = [v, e].iter().flatten().all(|slot| planes[*slot].len() == 1);
             let word = |slot: usize, lane: usize| {
                 let plane = &planes[slot];
-                if let [one] = plane[..] {
-                    one
-                } else {
-                    plane[lane]
-                }
+                if let [one] = plane[..] { one } else { plane[lane] }
             };
             let goes_on = |lane: usize| {
                 if wide {
@@ -507,16 +462,13 @@ impl Machine {
                 let mut high = std::mem::take(&mut self.planes[v[1]]);
                 for (lane, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
                     let now = u64::from(*low) | (u64::from(*high) << 32);
-                    let next = now
-                        .wrapping_add(lanes::wide([&self.planes[s[0]], &self.planes[s[1]]], lane));
+                    let next = now.wrapping_add(lanes::wide([&self.planes[s[0]], &self.planes[s[1]]], lane));
                     (*low, *high) = (next as u32, (next >> 32) as u32);
                 }
                 self.planes[v[1]] = high;
             } else {
                 match self.planes[s[0]][..] {
-                    [step] => low
-                        .iter_mut()
-                        .for_each(|word| *word = word.wrapping_add(step)),
+                    [step] => low.iter_mut().for_each(|word| *word = word.wrapping_add(step)),
                     ref steps => low
                         .iter_mut()
                         .zip(steps)
@@ -572,9 +524,7 @@ impl Machine {
             Instr::Load { d, place } => self.load(context, d, place, at)?,
             Instr::Store { s, place } => self.store(context, s, place, at)?,
             Instr::ReadRegister { d, from } => self.read_register(context, d, from, at)?,
-            Instr::WriteRegister { to, s, take } => {
-                self.write_register(context, to, s, *take, at)?
-            }
+            Instr::WriteRegister { to, s, take } => self.write_register(context, to, s, *take, at)?,
             Instr::FillRegisters { array, fill } => self.fill_registers(context, *array, *fill),
             Instr::Lookup { d, table, index } => self.lookup(context, d, *table, *index, at)?,
             Instr::Shuffle { d, s, by } => self.shuffle(*d, *s, by, at)?,
@@ -592,11 +542,7 @@ impl Machine {
                 b,
                 element,
             } => self.mma(context, accumulator, a, b, *element, at)?,
-            Instr::LoadMatrix {
-                to,
-                from,
-                transposed,
-            } => self.load_matrix(context, to, from, *transposed, at)?,
+            Instr::LoadMatrix { to, from, transposed } => self.load_matrix(context, to, from, *transposed, at)?,
             Instr::AsyncCopy { to, from } => self.async_copy(context, to, from, at)?,
             Instr::AsyncCommit => {
                 if let Some(sanitizer) = &mut self.sanitizer {
@@ -642,11 +588,7 @@ impl Machine {
                 let mut high = std::mem::take(&mut self.planes[d[1] as usize]);
                 let source = &self.planes[*a as usize];
                 for (lane, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
-                    let word = if let [one] = source[..] {
-                        one
-                    } else {
-                        source[lane]
-                    };
+                    let word = if let [one] = source[..] { one } else { source[lane] };
                     let whole = f32::from_bits(word) as u64;
                     (*low, *high) = (whole as u32, (whole >> 32) as u32);
                 }
@@ -669,8 +611,7 @@ impl Machine {
             let plane = &self.planes[*s as usize];
             let word = plane[if plane.len() == 1 { 0 } else { first }];
             if self.sanitizer.is_some() && plane.len() > 1 {
-                let other =
-                    (0..self.lanes).find(|lane| self.active[*lane] != 0 && plane[*lane] != word);
+                let other = (0..self.lanes).find(|lane| self.active[*lane] != 0 && plane[*lane] != word);
                 if let Some(lane) = other {
                     let found = plane[lane];
                     self.report(FindingKind::NotUniform, at, lane, |it| {
@@ -690,11 +631,7 @@ impl Machine {
         let low = &self.planes[b as usize];
         let zero = |lane: usize| {
             let word = |plane: &Vec<u32>| {
-                if plane.len() == 1 {
-                    plane[0]
-                } else {
-                    plane[lane]
-                }
+                if plane.len() == 1 { plane[0] } else { plane[lane] }
             };
             word(low) == 0 && high.is_none_or(|high| word(&self.planes[high as usize]) == 0)
         };
@@ -713,11 +650,7 @@ impl Machine {
     fn check_shift(&mut self, b: Slot, width: u32, at: Location) -> Step {
         let plane = &self.planes[b as usize];
         let amount = |lane: usize| {
-            if plane.len() == 1 {
-                plane[0]
-            } else {
-                plane[lane]
-            }
+            if plane.len() == 1 { plane[0] } else { plane[lane] }
         };
         let found = (0..self.lanes).find(|lane| self.active[*lane] != 0 && amount(*lane) >= width);
         match found {
@@ -726,9 +659,7 @@ impl Machine {
                 self.report(FindingKind::ShiftTooWide, at, lane, |it| {
                     it.says(
                         format!("a {width}-bit value is shifted by {amount} bits"),
-                        format!(
-                            "keep the amount below {width}; targets differ in what they do beyond"
-                        ),
+                        format!("keep the amount below {width}; targets differ in what they do beyond"),
                     )
                 })
             }

@@ -31,8 +31,7 @@ fn extent(context: &Context, place: &PlaceRef) -> Extent {
     let align_bits = place.access.bytes() - 1;
     match place.memory {
         Mem::Global(index) => {
-            let (offset, end) =
-                global(context, index).map_or((0, 0), |memory| (memory.offset, memory.end));
+            let (offset, end) = global(context, index).map_or((0, 0), |memory| (memory.offset, memory.end));
             Extent {
                 offset,
                 end,
@@ -111,9 +110,7 @@ fn scatter_lane<W: Words>(memory: &mut W, access: Type, s: &[&[u32]], address: u
                 }
             } else if part == 1 && address.is_multiple_of(4) && s.len().is_multiple_of(4) {
                 for (word, bytes) in s.chunks_exact(4).enumerate() {
-                    let value = (0..4).fold(0, |sum, i| {
-                        sum | ((at_lane(bytes[i], lane) & 0xff) << (8 * i))
-                    });
+                    let value = (0..4).fold(0, |sum, i| sum | ((at_lane(bytes[i], lane) & 0xff) << (8 * i)));
                     memory.set(address / 4 + word, value);
                 }
             } else {
@@ -143,13 +140,7 @@ fn gather_words<W: Words>(memory: W, index: &[u32], d: &mut [Vec<u32>]) {
 
 /// Stores one word per active lane.
 #[inline(always)]
-fn scatter_words<W: Words>(
-    mut memory: W,
-    part: usize,
-    index: &[u32],
-    plane: &[u32],
-    mask: Option<&[u32]>,
-) {
+fn scatter_words<W: Words>(mut memory: W, part: usize, index: &[u32], plane: &[u32], mask: Option<&[u32]>) {
     match (plane, mask) {
         ([one], None) => {
             for index in index {
@@ -173,13 +164,7 @@ fn scatter_words<W: Words>(
 
 impl Machine {
     /// Fills `addresses` and `live` (the active lanes whose access is sound) and reports the others.
-    pub fn addresses_of(
-        &mut self,
-        context: &Context,
-        place: &PlaceRef,
-        at: Location,
-        write: bool,
-    ) -> Step {
+    pub fn addresses_of(&mut self, context: &Context, place: &PlaceRef, at: Location, write: bool) -> Step {
         let it = extent(context, place);
         let bytes = place.access.bytes();
         let room = (it.end.saturating_sub(it.offset) as u64).checked_sub(bytes as u64);
@@ -232,7 +217,9 @@ impl Machine {
             let align = access.bytes();
             return self.report(FindingKind::Misaligned, at, lane, |found| {
                 found.of(&name, elements, index).says(
-                    format!("misaligned {verb} of {access} in `{name}`: the address is not a multiple of {align} bytes"),
+                    format!(
+                        "misaligned {verb} of {access} in `{name}`: the address is not a multiple of {align} bytes"
+                    ),
                     format!("make the byte offset of the access a multiple of {align}, or access smaller pieces"),
                 )
             });
@@ -255,11 +242,7 @@ impl Machine {
         if place.index_high.is_some() {
             return false;
         }
-        let Some(room) = it
-            .end
-            .saturating_sub(it.offset)
-            .checked_sub(place.access.bytes())
-        else {
+        let Some(room) = it.end.saturating_sub(it.offset).checked_sub(place.access.bytes()) else {
             return false;
         };
         let last = (room >> place.element_shift).min(u32::MAX as usize) as u32;
@@ -308,13 +291,10 @@ impl Machine {
             let base = it.offset / 4;
             match place.memory {
                 Mem::Global(number) => {
-                    let words: &[AtomicU32] =
-                        global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                    let words: &[AtomicU32] = global(context, number).map_or(&[], |memory| &memory.buffer.words);
                     gather_words(words.get(base..).unwrap_or(&[]), index, planes);
                 }
-                Mem::Shared(number) => {
-                    gather_words(&self.shared[number as usize][..], index, planes)
-                }
+                Mem::Shared(number) => gather_words(&self.shared[number as usize][..], index, planes),
             }
         } else if sound {
             let index = &self.planes[place.index as usize];
@@ -331,8 +311,7 @@ impl Machine {
                 }
                 ref index => {
                     // Inactive lanes read element 0, which exists.
-                    for ((clean, index), mask) in self.index.iter_mut().zip(index).zip(&self.active)
-                    {
+                    for ((clean, index), mask) in self.index.iter_mut().zip(index).zip(&self.active) {
                         *clean = index & mask;
                     }
                     let index = &self.index[..self.lanes];
@@ -348,11 +327,7 @@ impl Machine {
             // A lane without a sound access reads from the start of the memory, or 0 where that is empty.
             let address = |lane: usize| {
                 let lane = if one { first } else { lane };
-                if live[lane] != 0 {
-                    addresses[lane]
-                } else {
-                    it.offset
-                }
+                if live[lane] != 0 { addresses[lane] } else { it.offset }
             };
             self.gather(context, place, planes, address);
         }
@@ -362,22 +337,13 @@ impl Machine {
         Ok(())
     }
 
-    fn gather(
-        &self,
-        context: &Context,
-        place: &PlaceRef,
-        d: &mut [Vec<u32>],
-        address: impl Fn(usize) -> usize,
-    ) {
+    fn gather(&self, context: &Context, place: &PlaceRef, d: &mut [Vec<u32>], address: impl Fn(usize) -> usize) {
         match place.memory {
             Mem::Global(index) => {
-                let words: &[AtomicU32] =
-                    global(context, index).map_or(&[], |memory| &memory.buffer.words);
+                let words: &[AtomicU32] = global(context, index).map_or(&[], |memory| &memory.buffer.words);
                 gather(words, place.access, d, address);
             }
-            Mem::Shared(index) => {
-                gather(&self.shared[index as usize][..], place.access, d, address)
-            }
+            Mem::Shared(index) => gather(&self.shared[index as usize][..], place.access, d, address),
         }
     }
 
@@ -390,18 +356,11 @@ impl Machine {
         if self.sanitizer.is_some() {
             return self.store_checked(context, s, place, at);
         }
-        if sound
-            && place.access.scalar().bytes() == 4
-            && place.element_shift == 2
-            && !self.one_store(s, place)
-        {
+        if sound && place.access.scalar().bytes() == 4 && place.element_shift == 2 && !self.one_store(s, place) {
             self.store_words(context, s, place, it.offset / 4);
             return Ok(());
         }
-        let source: Vec<&[u32]> = s
-            .iter()
-            .map(|slot| &self.planes[*slot as usize][..])
-            .collect();
+        let source: Vec<&[u32]> = s.iter().map(|slot| &self.planes[*slot as usize][..]).collect();
         let index = &self.planes[place.index as usize][..];
         let (full, active, shift) = (self.full(), &self.active, place.element_shift);
         let addresses = &self.addresses;
@@ -415,15 +374,10 @@ impl Machine {
         };
         let same = index.len() == 1 && source.iter().all(|plane| plane.len() == 1);
         let first = self.first_active();
-        let lanes = if same {
-            first..first + 1
-        } else {
-            0..self.lanes
-        };
+        let lanes = if same { first..first + 1 } else { 0..self.lanes };
         match place.memory {
             Mem::Global(number) => {
-                let mut words: &[AtomicU32] =
-                    global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                let mut words: &[AtomicU32] = global(context, number).map_or(&[], |memory| &memory.buffer.words);
                 for lane in lanes {
                     if full || same || active[lane] != 0 {
                         scatter_lane(&mut words, place.access, &source, address(lane), lane);
@@ -459,8 +413,7 @@ impl Machine {
         let mask = (!self.full()).then_some(&self.active[..]);
         match place.memory {
             Mem::Global(number) => {
-                let words: &[AtomicU32] =
-                    global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                let words: &[AtomicU32] = global(context, number).map_or(&[], |memory| &memory.buffer.words);
                 let words = words.get(base..).unwrap_or(&[]);
                 for (part, slot) in s.iter().enumerate() {
                     scatter_words(words, part, &self.index, &self.planes[*slot as usize], mask);
@@ -469,26 +422,14 @@ impl Machine {
             Mem::Shared(number) => {
                 let words = &mut self.shared[number as usize][..];
                 for (part, slot) in s.iter().enumerate() {
-                    scatter_words(
-                        &mut words[..],
-                        part,
-                        &self.index,
-                        &self.planes[*slot as usize],
-                        mask,
-                    );
+                    scatter_words(&mut words[..], part, &self.index, &self.planes[*slot as usize], mask);
                 }
             }
         }
     }
 
     /// Stores lane by lane, telling the sanitizer about each.
-    fn store_checked(
-        &mut self,
-        context: &Context,
-        s: &[Slot],
-        place: &PlaceRef,
-        at: Location,
-    ) -> Step {
+    fn store_checked(&mut self, context: &Context, s: &[Slot], place: &PlaceRef, at: Location) -> Step {
         let bytes = place.access.bytes();
         for lane in 0..self.lanes {
             if self.live[lane] == 0 {
@@ -504,30 +445,16 @@ impl Machine {
         Ok(())
     }
 
-    fn put_lane(
-        &mut self,
-        context: &Context,
-        place: &PlaceRef,
-        s: &[Slot],
-        address: usize,
-        lane: usize,
-    ) {
+    fn put_lane(&mut self, context: &Context, place: &PlaceRef, s: &[Slot], address: usize, lane: usize) {
         match place.memory {
             Mem::Global(number) => {
-                let mut words: &[AtomicU32] =
-                    global(context, number).map_or(&[], |memory| &memory.buffer.words);
-                let source: Vec<&[u32]> = s
-                    .iter()
-                    .map(|slot| &self.planes[*slot as usize][..])
-                    .collect();
+                let mut words: &[AtomicU32] = global(context, number).map_or(&[], |memory| &memory.buffer.words);
+                let source: Vec<&[u32]> = s.iter().map(|slot| &self.planes[*slot as usize][..]).collect();
                 scatter_lane(&mut words, place.access, &source, address, lane);
             }
             Mem::Shared(number) => {
                 let mut array = std::mem::take(&mut self.shared[number as usize]);
-                let source: Vec<&[u32]> = s
-                    .iter()
-                    .map(|slot| &self.planes[*slot as usize][..])
-                    .collect();
+                let source: Vec<&[u32]> = s.iter().map(|slot| &self.planes[*slot as usize][..]).collect();
                 scatter_lane(&mut &mut array[..], place.access, &source, address, lane);
                 self.shared[number as usize] = array;
             }
@@ -539,12 +466,10 @@ impl Machine {
         for (offset, out) in out.iter_mut().enumerate().take(bytes) {
             let byte = address + offset;
             let word = match memory {
-                Mem::Global(index) => global(context, index)
-                    .map_or(0, |it| Words::get(&&it.buffer.words[..], byte / 4)),
-                Mem::Shared(index) => self.shared[index as usize]
-                    .get(byte / 4)
-                    .copied()
-                    .unwrap_or(0),
+                Mem::Global(index) => {
+                    global(context, index).map_or(0, |it| Words::get(&&it.buffer.words[..], byte / 4))
+                }
+                Mem::Shared(index) => self.shared[index as usize].get(byte / 4).copied().unwrap_or(0),
             };
             *out = (word >> (byte % 4 * 8)) as u8;
         }
@@ -554,9 +479,9 @@ impl Machine {
     /// The 16 bytes at an aligned address.
     pub fn read16(&self, context: &Context, memory: Mem, address: usize) -> [u32; 4] {
         std::array::from_fn(|word| match memory {
-            Mem::Global(index) => global(context, index).map_or(0, |it| {
-                Words::get(&&it.buffer.words[..], address / 4 + word)
-            }),
+            Mem::Global(index) => {
+                global(context, index).map_or(0, |it| Words::get(&&it.buffer.words[..], address / 4 + word))
+            }
             Mem::Shared(index) => self.shared[index as usize]
                 .get(address / 4 + word)
                 .copied()
@@ -577,14 +502,7 @@ impl Machine {
         Ok(())
     }
 
-    fn touch(
-        &mut self,
-        context: &Context,
-        place: &PlaceRef,
-        at: Location,
-        lane: usize,
-        how: Touched,
-    ) -> Step {
+    fn touch(&mut self, context: &Context, place: &PlaceRef, at: Location, lane: usize, how: Touched) -> Step {
         let Some(sanitizer) = &mut self.sanitizer else {
             return Ok(());
         };
@@ -601,28 +519,14 @@ impl Machine {
             ),
             Mem::Global(index) => {
                 if let Some(memory) = global(context, index) {
-                    sanitizer.global(
-                        memory,
-                        memory.access == Access::Write,
-                        address,
-                        bytes,
-                        lane,
-                        at,
-                        how,
-                    );
+                    sanitizer.global(memory, memory.access == Access::Write, address, bytes, lane, at, how);
                 }
             }
         }
         Ok(())
     }
 
-    pub fn async_copy(
-        &mut self,
-        context: &Context,
-        to: &PlaceRef,
-        from: &PlaceRef,
-        at: Location,
-    ) -> Step {
+    pub fn async_copy(&mut self, context: &Context, to: &PlaceRef, from: &PlaceRef, at: Location) -> Step {
         let from = PlaceRef {
             access: SIXTEEN_BYTES,
             ..*from
@@ -657,12 +561,7 @@ impl Machine {
     // Register arrays and tables
 
     /// Element index of a reference, per lane in `index` unless it is the same for all active lanes.
-    fn element(
-        &mut self,
-        context: &Context,
-        reference: &RegRef,
-        at: Location,
-    ) -> Step<Option<u32>> {
+    fn element(&mut self, context: &Context, reference: &RegRef, at: Location) -> Step<Option<u32>> {
         let array = &context.program.registers[reference.array as usize];
         let first = self.first_active();
         let same = reference.terms.iter().all(|(slot, _, _)| {
@@ -674,11 +573,7 @@ impl Machine {
                     .all(|(index, mask)| (index ^ plane[first]) & mask == 0)
         });
         let mut wrong = None;
-        for lane in if same {
-            first..first + 1
-        } else {
-            0..self.lanes
-        } {
+        for lane in if same { first..first + 1 } else { 0..self.lanes } {
             let mut element = 0;
             for (slot, extent, stride) in &reference.terms {
                 let index = at_lane(&self.planes[*slot as usize], lane);
@@ -695,7 +590,10 @@ impl Machine {
         if let Some((lane, index, extent)) = wrong {
             self.report(FindingKind::OutOfBoundsRegister, at, lane, |it| {
                 it.of(&array.name, u64::from(extent), u64::from(index)).says(
-                    format!("index {index} outside the register array `{}`, whose extent there is {extent}", array.name),
+                    format!(
+                        "index {index} outside the register array `{}`, whose extent there is {extent}",
+                        array.name
+                    ),
                     "keep the index below the extent",
                 )
             })?;
@@ -703,13 +601,7 @@ impl Machine {
         Ok(same.then(|| self.index[first]))
     }
 
-    pub fn read_register(
-        &mut self,
-        context: &Context,
-        d: &[Slot],
-        from: &RegRef,
-        at: Location,
-    ) -> Step {
+    pub fn read_register(&mut self, context: &Context, d: &[Slot], from: &RegRef, at: Location) -> Step {
         let array = &context.program.registers[from.array as usize];
         let same = self.element(context, from, at)?;
         if self.sanitizer.is_some() {
@@ -731,14 +623,7 @@ impl Machine {
         Ok(())
     }
 
-    pub fn write_register(
-        &mut self,
-        context: &Context,
-        to: &RegRef,
-        s: &[Slot],
-        take: bool,
-        at: Location,
-    ) -> Step {
+    pub fn write_register(&mut self, context: &Context, to: &RegRef, s: &[Slot], take: bool, at: Location) -> Step {
         let array = &context.program.registers[to.array as usize];
         let same = self.element(context, to, at)?;
         for (part, s) in s.iter().enumerate() {
@@ -771,8 +656,7 @@ impl Machine {
         if let Some(words) = fill {
             for element in 0..array.len {
                 for part in 0..array.planes {
-                    self.planes[(array.base + element * array.planes + part) as usize]
-                        .fill(words[part as usize]);
+                    self.planes[(array.base + element * array.planes + part) as usize].fill(words[part as usize]);
                 }
             }
         }
@@ -782,28 +666,23 @@ impl Machine {
     }
 
     /// Reports a read of an element no lane wrote; `offset` counts from the referenced element.
-    pub fn register_is_written(
-        &mut self,
-        context: &Context,
-        from: &RegRef,
-        offset: u32,
-        at: Location,
-    ) -> Step {
+    pub fn register_is_written(&mut self, context: &Context, from: &RegRef, offset: u32, at: Location) -> Step {
         let array = &context.program.registers[from.array as usize];
         let same = self.element(context, from, at)?;
         let Some(sanitizer) = &self.sanitizer else {
             return Ok(());
         };
-        let found = (0..self.lanes)
-            .filter(|lane| self.active[*lane] != 0)
-            .find_map(|lane| {
-                let element = same.unwrap_or(self.index[lane]) + offset;
-                (!sanitizer.register_written(from.array, element, lane)).then_some((lane, element))
-            });
+        let found = (0..self.lanes).filter(|lane| self.active[*lane] != 0).find_map(|lane| {
+            let element = same.unwrap_or(self.index[lane]) + offset;
+            (!sanitizer.register_written(from.array, element, lane)).then_some((lane, element))
+        });
         match found {
             Some((lane, element)) => self.report(FindingKind::UninitialisedRegister, at, lane, |it| {
                 it.of(&array.name, u64::from(array.len), u64::from(element)).says(
-                    format!("element {element} of the register array `{}` is read before it is written", array.name),
+                    format!(
+                        "element {element} of the register array `{}` is read before it is written",
+                        array.name
+                    ),
                     "give the array a first value, or write the element on every path",
                 )
             }),
@@ -829,14 +708,7 @@ impl Machine {
         }
     }
 
-    pub fn lookup(
-        &mut self,
-        context: &Context,
-        d: &[Slot],
-        table: u32,
-        index: Slot,
-        at: Location,
-    ) -> Step {
+    pub fn lookup(&mut self, context: &Context, d: &[Slot], table: u32, index: Slot, at: Location) -> Step {
         let table = &context.program.tables[table as usize];
         let entries = table.planes.first().map_or(0, Vec::len);
         let plane = &self.planes[index as usize];

@@ -28,9 +28,7 @@ use tilekiln_dsl::target::HOST;
 
 pub use finding::{Finding, FindingKind, Other, Report};
 
-use crate::device::{
-    Argument, Buffer, Device, Event, Graph, Launch, Loaded, Properties, Resources,
-};
+use crate::device::{Argument, Buffer, Device, Event, Graph, Launch, Loaded, Properties, Resources};
 use crate::error::DeviceError;
 use buffer::HostBuffer;
 use lower::lower;
@@ -94,10 +92,7 @@ impl HostDevice {
         let units = rayon::current_num_threads();
         Self {
             properties: Properties {
-                name: format!(
-                    "host CPU, {units} thread{}",
-                    if units == 1 { "" } else { "s" }
-                ),
+                name: format!("host CPU, {units} thread{}", if units == 1 { "" } else { "s" }),
                 target: HOST,
                 units,
                 memory_bytes: total_memory(),
@@ -139,8 +134,7 @@ impl HostDevice {
     fn check_now(&self, loaded: &Loaded, launch: &Launch) -> Result<Report, DeviceError> {
         let host = host_kernel(loaded)?;
         let program = host.checked.get_or_init(|| {
-            lower(&loaded.kernel, true)
-                .map_err(|error| format!("{}: {}", error.at, error.message).into())
+            lower(&loaded.kernel, true).map_err(|error| format!("{}: {}", error.at, error.message).into())
         });
         let program = program
             .as_ref()
@@ -157,9 +151,7 @@ impl HostDevice {
             if let Err(finding) = machine.run_block(&context, block) {
                 let finding = *finding;
                 if let Some(sanitizer) = &mut machine.sanitizer {
-                    sanitizer
-                        .findings
-                        .add(finding.kind, finding.at, None, || finding);
+                    sanitizer.findings.add(finding.kind, finding.at, None, || finding);
                 }
             }
         }
@@ -244,15 +236,10 @@ fn host_kernel(loaded: &Loaded) -> Result<&HostKernel, DeviceError> {
 }
 
 fn host_buffer(buffer: &Buffer) -> Result<Arc<HostBuffer>, DeviceError> {
-    buffer
-        .handle
-        .clone()
-        .downcast()
-        .map_err(|_| DeviceError::Driver {
-            call: "host buffer",
-            reason: "the buffer belongs to another device; allocate it on this one and copy"
-                .to_owned(),
-        })
+    buffer.handle.clone().downcast().map_err(|_| DeviceError::Driver {
+        call: "host buffer",
+        reason: "the buffer belongs to another device; allocate it on this one and copy".to_owned(),
+    })
 }
 
 /// Checks the arguments of a launch against the kernel's parameters.
@@ -278,9 +265,7 @@ fn bind(kernel: &Kernel, launch: &Launch) -> Result<Vec<Bound>, DeviceError> {
         ));
     }
     let mut bound = Vec::with_capacity(kernel.parameters.len());
-    for (index, (parameter, argument)) in
-        kernel.parameters.iter().zip(&launch.arguments).enumerate()
-    {
+    for (index, (parameter, argument)) in kernel.parameters.iter().zip(&launch.arguments).enumerate() {
         let name = &parameter.name;
         let given = match argument {
             Argument::Buffer(..) => "a buffer",
@@ -325,10 +310,7 @@ fn bind(kernel: &Kernel, launch: &Launch) -> Result<Vec<Bound>, DeviceError> {
 }
 
 fn in_range(buffer: &Buffer, offset: usize, bytes: usize) -> Result<Arc<HostBuffer>, DeviceError> {
-    if offset
-        .checked_add(bytes)
-        .is_none_or(|end| end > buffer.bytes)
-    {
+    if offset.checked_add(bytes).is_none_or(|end| end > buffer.bytes) {
         return Err(DeviceError::OutOfBuffer {
             bytes,
             offset,
@@ -445,14 +427,10 @@ impl Device for HostDevice {
     }
 
     fn replay(&self, graph: &Graph) -> Result<(), DeviceError> {
-        let launches: &Vec<Recorded> =
-            graph
-                .handle
-                .downcast_ref()
-                .ok_or_else(|| DeviceError::Driver {
-                    call: "replay",
-                    reason: "the graph was recorded by another device".to_owned(),
-                })?;
+        let launches: &Vec<Recorded> = graph.handle.downcast_ref().ok_or_else(|| DeviceError::Driver {
+            call: "replay",
+            reason: "the graph was recorded by another device".to_owned(),
+        })?;
         let _in_order = locked(&self.stream);
         launches
             .iter()

@@ -61,14 +61,7 @@ impl<'k> Lowering<'k> {
                         .iter()
                         .map(|s| {
                             let d = self.fresh(&[*s], 1)[0];
-                            self.emit(
-                                at,
-                                Instr::Declare {
-                                    d,
-                                    s: *s,
-                                    take: false,
-                                },
-                            );
+                            self.emit(at, Instr::Declare { d, s: *s, take: false });
                             d
                         })
                         .collect()
@@ -86,18 +79,9 @@ impl<'k> Lowering<'k> {
                 index.extend(place.index_high);
                 let d = self.fresh(&index, planes(ty));
                 if planes(place.access.widened()) != d.len() {
-                    return Err(unsupported(
-                        at,
-                        format!("a load of {} gives a {ty}", place.access),
-                    ));
+                    return Err(unsupported(at, format!("a load of {} gives a {ty}", place.access)));
                 }
-                self.emit(
-                    at,
-                    Instr::Load {
-                        d: d.clone(),
-                        place,
-                    },
-                );
+                self.emit(at, Instr::Load { d: d.clone(), place });
                 d
             }
             Op::Lookup { table, index } => {
@@ -119,26 +103,17 @@ impl<'k> Lowering<'k> {
                 self.unary(at, *op, ty, &a)?
             }
             Op::Binary(op, a, b) => {
-                let (a, b) = (
-                    self.planes_of(frame, *a, at)?,
-                    self.planes_of(frame, *b, at)?,
-                );
+                let (a, b) = (self.planes_of(frame, *a, at)?, self.planes_of(frame, *b, at)?);
                 self.binary(at, *op, ty, &a, &b)?
             }
             Op::Compare(op, a, b) => {
                 let scalar = frame.body.value(*a).ty.scalar();
-                let (a, b) = (
-                    self.planes_of(frame, *a, at)?,
-                    self.planes_of(frame, *b, at)?,
-                );
+                let (a, b) = (self.planes_of(frame, *a, at)?, self.planes_of(frame, *b, at)?);
                 self.compare(at, *op, scalar, &a, &b)?
             }
             Op::Select { condition, yes, no } => {
                 let condition = self.one(frame, *condition, at)?;
-                let (yes, no) = (
-                    self.planes_of(frame, *yes, at)?,
-                    self.planes_of(frame, *no, at)?,
-                );
+                let (yes, no) = (self.planes_of(frame, *yes, at)?, self.planes_of(frame, *no, at)?);
                 yes.iter()
                     .zip(&no)
                     .map(|(y, n)| self.map3(at, Fn3::Select, condition, *y, *n))
@@ -172,9 +147,7 @@ impl<'k> Lowering<'k> {
                     .into();
                 // Integers of vectors are already 32 bits wide in their planes.
                 match (from.scalar(), ty.scalar()) {
-                    (Scalar::BF16, Scalar::F32) => {
-                        self.convert(at, Scalar::BF16.into(), Scalar::F32.into(), &part)?
-                    }
+                    (Scalar::BF16, Scalar::F32) => self.convert(at, Scalar::BF16.into(), Scalar::F32.into(), &part)?,
                     _ => part,
                 }
             }
@@ -184,23 +157,15 @@ impl<'k> Lowering<'k> {
                     let from = frame.body.value(*component).ty;
                     let part = self.planes_of(frame, *component, at)?;
                     match (from.scalar(), ty.scalar()) {
-                        (Scalar::F32, Scalar::BF16) => {
-                            all.push(self.map1(at, Fn1::F32ToBf16, part[0]))
-                        }
-                        (
-                            Scalar::I32 | Scalar::U32,
-                            small @ (Scalar::I8 | Scalar::U8 | Scalar::I16 | Scalar::U16),
-                        ) => {
+                        (Scalar::F32, Scalar::BF16) => all.push(self.map1(at, Fn1::F32ToBf16, part[0])),
+                        (Scalar::I32 | Scalar::U32, small @ (Scalar::I8 | Scalar::U8 | Scalar::I16 | Scalar::U16)) => {
                             all.push(self.map1(at, extension(small), part[0]));
                         }
                         _ => all.extend(part.iter()),
                     }
                 }
                 if all.len() != planes(ty) {
-                    return Err(unsupported(
-                        at,
-                        format!("{} components make a {ty}", components.len()),
-                    ));
+                    return Err(unsupported(at, format!("{} components make a {ty}", components.len())));
                 }
                 all.into()
             }
@@ -223,9 +188,7 @@ impl<'k> Lowering<'k> {
             Op::WarpReduce { op, value, width } => {
                 let scalar = frame.body.value(*value).ty.scalar();
                 let s = self.one(frame, *value, at)?;
-                if !matches!(width, 2 | 4 | 8 | 16 | 32)
-                    || !matches!(scalar, Scalar::F32 | Scalar::I32 | Scalar::U32)
-                {
+                if !matches!(width, 2 | 4 | 8 | 16 | 32) || !matches!(scalar, Scalar::F32 | Scalar::I32 | Scalar::U32) {
                     return Err(unsupported(
                         at,
                         format!("a warp reduction of {scalar} over {width} lanes"),
@@ -256,11 +219,7 @@ impl<'k> Lowering<'k> {
                 b,
                 accumulator,
             } => {
-                let f = if *a_signed {
-                    Fn3::Dot4Signed
-                } else {
-                    Fn3::Dot4Unsigned
-                };
+                let f = if *a_signed { Fn3::Dot4Signed } else { Fn3::Dot4Unsigned };
                 let [a, b, c] = [
                     self.one(frame, *a, at)?,
                     self.one(frame, *b, at)?,
@@ -268,11 +227,7 @@ impl<'k> Lowering<'k> {
                 ];
                 [self.map3(at, f, a, b, c)].into()
             }
-            Op::BytePermute {
-                low,
-                high,
-                selector,
-            } => {
+            Op::BytePermute { low, high, selector } => {
                 let [a, b, c] = [
                     self.one(frame, *low, at)?,
                     self.one(frame, *high, at)?,
@@ -294,10 +249,7 @@ impl<'k> Lowering<'k> {
     }
 
     fn literal(&mut self, literal: Literal) -> Planes {
-        literal_words(literal)
-            .into_iter()
-            .map(|word| self.word(word))
-            .collect()
+        literal_words(literal).into_iter().map(|word| self.word(word)).collect()
     }
 
     fn unary(&mut self, at: Location, op: UnaryOp, ty: Type, a: &[Slot]) -> Lowered<Planes> {
@@ -353,27 +305,16 @@ impl<'k> Lowering<'k> {
         }
     }
 
-    fn binary(
-        &mut self,
-        at: Location,
-        op: BinaryOp,
-        ty: Type,
-        a: &[Slot],
-        b: &[Slot],
-    ) -> Lowered<Planes> {
+    fn binary(&mut self, at: Location, op: BinaryOp, ty: Type, a: &[Slot], b: &[Slot]) -> Lowered<Planes> {
         let scalar = ty.scalar();
         let shift = matches!(op, BinaryOp::Shl | BinaryOp::Shr);
         if scalar == Scalar::U64 {
             return self.binary_wide(at, op, a, b);
         }
         if a.len() != b.len() {
-            return Err(unsupported(
-                at,
-                format!("{op:?} of operands of different types"),
-            ));
+            return Err(unsupported(at, format!("{op:?} of operands of different types")));
         }
-        let f = binary_function(op, scalar)
-            .ok_or_else(|| unsupported(at, format!("{op:?} of a {ty}")))?;
+        let f = binary_function(op, scalar).ok_or_else(|| unsupported(at, format!("{op:?} of a {ty}")))?;
         Ok(a.iter()
             .zip(b)
             .map(|(a, b)| {
@@ -388,13 +329,7 @@ impl<'k> Lowering<'k> {
             .collect())
     }
 
-    fn binary_wide(
-        &mut self,
-        at: Location,
-        op: BinaryOp,
-        a: &[Slot],
-        b: &[Slot],
-    ) -> Lowered<Planes> {
+    fn binary_wide(&mut self, at: Location, op: BinaryOp, a: &[Slot], b: &[Slot]) -> Lowered<Planes> {
         let f = match op {
             BinaryOp::Add => W2::Add,
             BinaryOp::Sub => W2::Sub,
@@ -441,14 +376,7 @@ impl<'k> Lowering<'k> {
         Ok(out.into())
     }
 
-    fn compare(
-        &mut self,
-        at: Location,
-        op: CompareOp,
-        scalar: Scalar,
-        a: &[Slot],
-        b: &[Slot],
-    ) -> Lowered<Planes> {
+    fn compare(&mut self, at: Location, op: CompareOp, scalar: Scalar, a: &[Slot], b: &[Slot]) -> Lowered<Planes> {
         if let (Scalar::U64, [a0, a1], [b0, b1]) = (scalar, a, b) {
             let d = self.fresh(&[*a0, *a1, *b0, *b1], 1);
             self.emit(
@@ -466,10 +394,7 @@ impl<'k> Lowering<'k> {
             return Err(unsupported(at, "a comparison of vectors"));
         };
         if scalar == Scalar::BF16 {
-            let (x, y) = (
-                self.map1(at, Fn1::Bf16ToF32, *a),
-                self.map1(at, Fn1::Bf16ToF32, *b),
-            );
+            let (x, y) = (self.map1(at, Fn1::Bf16ToF32, *a), self.map1(at, Fn1::Bf16ToF32, *b));
             let d = self.map2(at, compare_function(op, Scalar::F32), x, y);
             self.release_scratch(&[x, y]);
             return Ok([d].into());
@@ -477,13 +402,7 @@ impl<'k> Lowering<'k> {
         Ok([self.map2(at, compare_function(op, scalar), *a, *b)].into())
     }
 
-    fn math(
-        &mut self,
-        at: Location,
-        function: MathFn,
-        ty: Type,
-        operands: &[Planes],
-    ) -> Lowered<Planes> {
+    fn math(&mut self, at: Location, function: MathFn, ty: Type, operands: &[Planes]) -> Lowered<Planes> {
         let scalar = ty.scalar();
         let wrong = || unsupported(at, format!("{function:?} of a {ty}"));
         let first = operands.first().ok_or_else(wrong)?;
@@ -500,9 +419,7 @@ impl<'k> Lowering<'k> {
             if x.len() != y.len() || x.len() != z.len() {
                 return Err(wrong());
             }
-            return Ok((0..x.len())
-                .map(|i| self.map3(at, f, x[i], y[i], z[i]))
-                .collect());
+            return Ok((0..x.len()).map(|i| self.map3(at, f, x[i], y[i], z[i])).collect());
         }
         let f = match (function, scalar) {
             (MathFn::Abs, Scalar::I32) => Fn1::AbsI,
@@ -547,10 +464,7 @@ impl<'k> Lowering<'k> {
 
     fn convert(&mut self, at: Location, from: Type, to: Type, a: &[Slot]) -> Lowered<Planes> {
         if from.components() != to.components() {
-            return Err(unsupported(
-                at,
-                format!("a conversion of a {from} to a {to}"),
-            ));
+            return Err(unsupported(at, format!("a conversion of a {from} to a {to}")));
         }
         let mut out = Vec::new();
         for part in a.chunks(words(from.scalar())) {
@@ -559,13 +473,7 @@ impl<'k> Lowering<'k> {
         Ok(out.into())
     }
 
-    fn convert_scalar(
-        &mut self,
-        at: Location,
-        from: Scalar,
-        to: Scalar,
-        a: &[Slot],
-    ) -> Lowered<Planes> {
+    fn convert_scalar(&mut self, at: Location, from: Scalar, to: Scalar, a: &[Slot]) -> Lowered<Planes> {
         use Scalar::*;
         if from == to {
             return Ok(a.into());
@@ -584,13 +492,7 @@ impl<'k> Lowering<'k> {
             (U64, I8 | U8 | I16 | U16) => [self.chain(at, a[0], &[narrow])].into(),
             (U64, _) => {
                 let d = self.fresh(a, 1)[0];
-                self.emit(
-                    at,
-                    Instr::WideToF32 {
-                        d,
-                        a: pair_of(a, at)?,
-                    },
-                );
+                self.emit(at, Instr::WideToF32 { d, a: pair_of(a, at)? });
                 let half = match to {
                     F16 => Some(Fn1::F32ToF16),
                     BF16 => Some(Fn1::F32ToBf16),
@@ -607,25 +509,15 @@ impl<'k> Lowering<'k> {
                 let open = to_f32(from);
                 let x = self.chain(at, a[0], &[open]);
                 let d = self.fresh(&[x], 2);
-                self.emit(
-                    at,
-                    Instr::F32ToWide {
-                        d: [d[0], d[1]],
-                        a: x,
-                    },
-                );
+                self.emit(at, Instr::F32ToWide { d: [d[0], d[1]], a: x });
                 if x != a[0] {
                     self.release_scratch(&[x]);
                 }
                 d
             }
-            (Bool | I8 | U8 | I16 | U16 | I32 | U32, Bool) => {
-                [self.map1(at, Fn1::ToBool, a[0])].into()
-            }
+            (Bool | I8 | U8 | I16 | U16 | I32 | U32, Bool) => [self.map1(at, Fn1::ToBool, a[0])].into(),
             (Bool | I8 | U8 | I16 | U16 | I32 | U32, I32 | U32) => a.into(),
-            (_, I8 | U8 | I16 | U16) if !from.is_float() => {
-                [self.chain(at, a[0], &[narrow])].into()
-            }
+            (_, I8 | U8 | I16 | U16) if !from.is_float() => [self.chain(at, a[0], &[narrow])].into(),
             (_, F32 | F16 | BF16) if !from.is_float() => {
                 let first = if from.is_signed_integer() {
                     Fn1::I32ToF32
@@ -697,11 +589,7 @@ impl<'k> Lowering<'k> {
         if bits == 32 {
             return a.to_vec();
         }
-        let mask = if bits == 8 {
-            Fn1::ZeroExtend8
-        } else {
-            Fn1::ZeroExtend16
-        };
+        let mask = if bits == 8 { Fn1::ZeroExtend8 } else { Fn1::ZeroExtend16 };
         a.chunks((32 / bits) as usize)
             .map(|group| {
                 let mut word = self.map1(at, mask, group[0]);
@@ -753,17 +641,9 @@ impl<'k> Lowering<'k> {
     }
 
     /// A value as it is stored through `access`: the planes, and those of them that are scratch.
-    pub fn narrowed(
-        &mut self,
-        value: &[Slot],
-        ty: Type,
-        access: Type,
-        at: Location,
-    ) -> Lowered<(Planes, Vec<Slot>)> {
+    pub fn narrowed(&mut self, value: &[Slot], ty: Type, access: Type, at: Location) -> Lowered<(Planes, Vec<Slot>)> {
         if ty != access.widened()
-            && !(ty.components() == access.components()
-                && !ty.scalar().is_float()
-                && !access.scalar().is_float())
+            && !(ty.components() == access.components() && !ty.scalar().is_float() && !access.scalar().is_float())
         {
             return Err(unsupported(at, format!("a store of a {ty} as {access}")));
         }
@@ -810,17 +690,14 @@ fn from_f32(to: Scalar) -> Option<Fn1> {
 
 fn binary_function(op: BinaryOp, scalar: Scalar) -> Option<Fn2> {
     use BinaryOp::*;
-    let table =
-        |f32: Fn2, f16: Option<Fn2>, bf16: Option<Fn2>, i32: Option<Fn2>, u32: Option<Fn2>| {
-            match scalar {
-                Scalar::F32 => Some(f32),
-                Scalar::F16 => f16,
-                Scalar::BF16 => bf16,
-                Scalar::I32 => i32,
-                Scalar::U32 => u32,
-                _ => None,
-            }
-        };
+    let table = |f32: Fn2, f16: Option<Fn2>, bf16: Option<Fn2>, i32: Option<Fn2>, u32: Option<Fn2>| match scalar {
+        Scalar::F32 => Some(f32),
+        Scalar::F16 => f16,
+        Scalar::BF16 => bf16,
+        Scalar::I32 => i32,
+        Scalar::U32 => u32,
+        _ => None,
+    };
     match op {
         Add => table(
             Fn2::AddF,

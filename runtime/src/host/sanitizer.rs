@@ -83,15 +83,12 @@ impl Touch {
 
 impl Cell {
     fn note_read(&mut self, now: Touch) {
-        let fresh = |old: &Option<Touch>| {
-            old.is_some_and(|old| old.block == now.block && old.epoch == now.epoch)
-        };
+        let fresh = |old: &Option<Touch>| old.is_some_and(|old| old.block == now.block && old.epoch == now.epoch);
         let slot = match &self.reads {
             [first, _] if !fresh(first) || first.is_some_and(|old| old.lane == now.lane) => 0,
             [_, second] if !fresh(second) || second.is_some_and(|old| old.lane == now.lane) => 1,
             [Some(first), Some(second)]
-                if first.lane / WARP == second.lane / WARP
-                    && first.lane / WARP != now.lane / WARP =>
+                if first.lane / WARP == second.lane / WARP && first.lane / WARP != now.lane / WARP =>
             {
                 1
             }
@@ -102,11 +99,7 @@ impl Cell {
     }
 
     fn racing_read(&self, now: &Touch) -> Option<Touch> {
-        self.reads
-            .iter()
-            .flatten()
-            .find(|read| read.races(now))
-            .copied()
+        self.reads.iter().flatten().find(|read| read.races(now)).copied()
     }
 
     fn racing_write(&self, now: &Touch) -> Option<Touch> {
@@ -181,11 +174,7 @@ impl Sanitizer {
     }
 
     pub fn warp_barrier(&mut self, active: &[u32]) {
-        for (epoch, masks) in self
-            .warp_epochs
-            .iter_mut()
-            .zip(active.chunks(WARP as usize))
-        {
+        for (epoch, masks) in self.warp_epochs.iter_mut().zip(active.chunks(WARP as usize)) {
             *epoch += u32::from(masks.iter().any(|mask| *mask != 0));
         }
     }
@@ -236,29 +225,25 @@ impl Sanitizer {
         let block = self.block;
         let (name, len) = (&array.name, array.len as u64);
         let found = |kind| Finding::new(kind, at, block, lane).of(name, len, index);
-        let verb = if matches!(how, Touched::Read) {
-            "load"
-        } else {
-            "store"
-        };
+        let verb = if matches!(how, Touched::Read) { "load" } else { "store" };
         if let Some(copy) = in_flight {
             let other = self.other(&copy);
             let there = other.at;
-            self.findings.add(FindingKind::AsyncNotWaited, at, Some(there), || Finding {
-                other: Some(other),
-                ..found(FindingKind::AsyncNotWaited).says(
-                    format!("`{name}` is used while an asynchronous copy into it is in flight"),
-                    format!("commit the copy at {there}, wait for its group and put a barrier before this {verb}"),
-                )
-            });
-        } else if unwritten {
             self.findings
-                .add(FindingKind::UninitialisedShared, at, None, || {
-                    found(FindingKind::UninitialisedShared).says(
-                        format!("`{name}` is read where no lane has stored to it"),
-                        "store to the element first, then put a barrier before this load",
+                .add(FindingKind::AsyncNotWaited, at, Some(there), || Finding {
+                    other: Some(other),
+                    ..found(FindingKind::AsyncNotWaited).says(
+                        format!("`{name}` is used while an asynchronous copy into it is in flight"),
+                        format!("commit the copy at {there}, wait for its group and put a barrier before this {verb}"),
                     )
                 });
+        } else if unwritten {
+            self.findings.add(FindingKind::UninitialisedShared, at, None, || {
+                found(FindingKind::UninitialisedShared).says(
+                    format!("`{name}` is read where no lane has stored to it"),
+                    "store to the element first, then put a barrier before this load",
+                )
+            });
         }
         if let Some((earlier, was_write)) = race.filter(|_| in_flight.is_none()) {
             let other = self.other(&earlier);
@@ -278,12 +263,7 @@ impl Sanitizer {
     }
 
     pub fn commit(&mut self, active: &[u32]) {
-        for (copies, _) in self
-            .copies
-            .iter_mut()
-            .zip(active)
-            .filter(|(_, mask)| **mask != 0)
-        {
+        for (copies, _) in self.copies.iter_mut().zip(active).filter(|(_, mask)| **mask != 0) {
             let group = std::mem::take(&mut copies.open);
             copies.groups.push_back(group);
         }
@@ -297,11 +277,7 @@ impl Sanitizer {
                 };
                 for (array, address) in group {
                     let (epoch, warp_epoch) = (self.epoch, self.warp_epochs[lane / WARP as usize]);
-                    for cell in self.shared[array as usize]
-                        .iter_mut()
-                        .skip(address)
-                        .take(16)
-                    {
+                    for cell in self.shared[array as usize].iter_mut().skip(address).take(16) {
                         cell.pending = false;
                         // For everybody else the store happens now: a barrier has to follow.
                         if let Some(write) = &mut cell.write {
@@ -339,14 +315,10 @@ impl Sanitizer {
             match how {
                 Touched::Write(changed) => {
                     // Storing the value that is already there is harmless.
-                    let writer = cell
-                        .racing_write(&now)
-                        .filter(|_| changed[byte])
-                        .map(|it| (it, true));
-                    race = race.or(writer).or(cell
-                        .racing_read(&now)
-                        .filter(|_| changed[byte])
-                        .map(|it| (it, false)));
+                    let writer = cell.racing_write(&now).filter(|_| changed[byte]).map(|it| (it, true));
+                    race = race
+                        .or(writer)
+                        .or(cell.racing_read(&now).filter(|_| changed[byte]).map(|it| (it, false)));
                     cell.write = Some(now);
                     cell.written = true;
                 }
@@ -372,13 +344,10 @@ impl Sanitizer {
                     } else {
                         "upload or fill the buffer, or store to the element first"
                     };
-                    self.findings
-                        .add(FindingKind::UninitialisedGlobal, at, None, || {
-                            found(FindingKind::UninitialisedGlobal).says(
-                                format!("`{name}` is read where nothing was written"),
-                                remedy,
-                            )
-                        });
+                    self.findings.add(FindingKind::UninitialisedGlobal, at, None, || {
+                        found(FindingKind::UninitialisedGlobal)
+                            .says(format!("`{name}` is read where nothing was written"), remedy)
+                    });
                 }
             }
         }
@@ -396,7 +365,8 @@ impl Sanitizer {
                     "put a barrier between the {first} at {there} and this {verb}, or let each lane have its own elements"
                 )
             } else {
-                "blocks of one launch are not ordered: let each block have its own elements, or use two launches".to_owned()
+                "blocks of one launch are not ordered: let each block have its own elements, or use two launches"
+                    .to_owned()
             };
             self.findings.add(FindingKind::GlobalRace, at, Some(there), || Finding {
                 other: Some(other),

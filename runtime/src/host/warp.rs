@@ -29,9 +29,7 @@ impl Positions {
         let operand = |at: fn(FragmentLayout, usize, usize, usize) -> (usize, usize)| {
             (0..layout.operand_registers())
                 .map(|register| {
-                    std::array::from_fn(|half| {
-                        std::array::from_fn(|lane| small(at(layout, lane, register, half)))
-                    })
+                    std::array::from_fn(|half| std::array::from_fn(|lane| small(at(layout, lane, register, half))))
                 })
                 .collect()
         };
@@ -45,10 +43,8 @@ impl Positions {
     }
 
     fn of(layout: FragmentLayout) -> &'static Self {
-        static PAIR: LazyLock<Positions> =
-            LazyLock::new(|| Positions::compute(FragmentLayout::PairOfM16N8K16));
-        static WMMA: LazyLock<Positions> =
-            LazyLock::new(|| Positions::compute(FragmentLayout::Wmma16x16x16));
+        static PAIR: LazyLock<Positions> = LazyLock::new(|| Positions::compute(FragmentLayout::PairOfM16N8K16));
+        static WMMA: LazyLock<Positions> = LazyLock::new(|| Positions::compute(FragmentLayout::Wmma16x16x16));
         match layout {
             FragmentLayout::PairOfM16N8K16 => &PAIR,
             FragmentLayout::Wmma16x16x16 => &WMMA,
@@ -62,19 +58,12 @@ impl Machine {
         if self.sanitizer.is_none() || (self.full() && self.lanes.is_multiple_of(WARP)) {
             return Ok(());
         }
-        let partial = self
-            .active
-            .chunks(WARP)
-            .enumerate()
-            .find_map(|(warp, masks)| {
-                let active = masks.iter().filter(|mask| **mask != 0).count();
-                let absent = masks
-                    .iter()
-                    .position(|mask| *mask == 0)
-                    .unwrap_or(masks.len());
-                let present = masks.iter().position(|mask| *mask != 0)?;
-                (active < WARP).then_some((warp * WARP + present, warp * WARP + absent, active))
-            });
+        let partial = self.active.chunks(WARP).enumerate().find_map(|(warp, masks)| {
+            let active = masks.iter().filter(|mask| **mask != 0).count();
+            let absent = masks.iter().position(|mask| *mask == 0).unwrap_or(masks.len());
+            let present = masks.iter().position(|mask| *mask != 0)?;
+            (active < WARP).then_some((warp * WARP + present, warp * WARP + absent, active))
+        });
         let Some((lane, absent, active)) = partial else {
             return Ok(());
         };
@@ -115,9 +104,7 @@ impl Machine {
                 let pick = match by {
                     ShuffleBy::Xor(mask) => lane ^ (*mask as usize % WARP),
                     ShuffleBy::Up(delta) => lane.checked_sub(*delta as usize).unwrap_or(lane),
-                    ShuffleBy::Down(delta) if lane + (*delta as usize) < WARP => {
-                        lane + *delta as usize
-                    }
+                    ShuffleBy::Down(delta) if lane + (*delta as usize) < WARP => lane + *delta as usize,
                     ShuffleBy::Down(_) => lane,
                     ShuffleBy::Lane(_) => match from {
                         [one] => *one as usize % WARP,
@@ -131,15 +118,7 @@ impl Machine {
         Ok(())
     }
 
-    pub fn reduce(
-        &mut self,
-        d: Slot,
-        s: Slot,
-        op: ReduceOp,
-        scalar: Scalar,
-        width: u32,
-        at: Location,
-    ) -> Step {
+    pub fn reduce(&mut self, d: Slot, s: Slot, op: ReduceOp, scalar: Scalar, width: u32, at: Location) -> Step {
         self.whole_warps("a warp reduction", at)?;
         let f = match (op, scalar) {
             (ReduceOp::Sum, Scalar::F32) => Fn2::AddF,
@@ -161,10 +140,7 @@ impl Machine {
         let mut distance = 1;
         while distance < width as usize {
             // The partner's value: halves of every group of 2·distance lanes change places.
-            for (swapped, out) in swapped
-                .chunks_mut(2 * distance)
-                .zip(out.chunks(2 * distance))
-            {
+            for (swapped, out) in swapped.chunks_mut(2 * distance).zip(out.chunks(2 * distance)) {
                 let (low, high) = out.split_at(distance.min(out.len()));
                 if high.len() == low.len() {
                     swapped[..distance].copy_from_slice(high);
@@ -198,9 +174,7 @@ impl Machine {
                 .iter()
                 .zip(masks)
                 .enumerate()
-                .fold(0, |word, (lane, (vote, mask))| {
-                    word | ((vote & mask & 1) << lane)
-                });
+                .fold(0, |word, (lane, (vote, mask))| word | ((vote & mask & 1) << lane));
             out.fill(word);
         }
         self.planes[d as usize] = out;
@@ -208,12 +182,7 @@ impl Machine {
     }
 
     /// First plane of the registers a reference leaves, the same for all lanes.
-    fn fragment(
-        &mut self,
-        context: &Context,
-        reference: &RegRef,
-        at: Location,
-    ) -> Step<Option<usize>> {
+    fn fragment(&mut self, context: &Context, reference: &RegRef, at: Location) -> Step<Option<usize>> {
         let array = &context.program.registers[reference.array as usize];
         let first = self.first_active();
         let mut element = 0u32;
@@ -222,11 +191,10 @@ impl Machine {
             let index = plane[if plane.len() == 1 { 0 } else { first }];
             if index >= *extent {
                 self.report(FindingKind::OutOfBoundsRegister, at, first, |it| {
-                    it.of(&array.name, u64::from(*extent), u64::from(index))
-                        .says(
-                            format!("index outside the register array `{}`", array.name),
-                            "keep the index below the extent",
-                        )
+                    it.of(&array.name, u64::from(*extent), u64::from(index)).says(
+                        format!("index outside the register array `{}`", array.name),
+                        "keep the index below the extent",
+                    )
                 })?;
                 return Ok(None);
             }
@@ -282,15 +250,11 @@ impl Machine {
             let mut left = [[0f32; TILE]; TILE];
             let mut right = [[0f32; TILE]; TILE];
             for register in 0..operand {
-                for (start, tile, positions) in [
-                    (a0, &mut left, &positions.a),
-                    (b0, &mut right, &positions.b),
-                ] {
+                for (start, tile, positions) in [(a0, &mut left, &positions.a), (b0, &mut right, &positions.b)] {
                     let plane = &self.planes[start + register][lanes.clone()];
                     for (half, positions) in positions[register].iter().enumerate() {
-                        let values: [f32; WARP] = std::array::from_fn(|lane| {
-                            to_f32((plane[lane] >> (16 * half)) & 0xffff)
-                        });
+                        let values: [f32; WARP] =
+                            std::array::from_fn(|lane| to_f32((plane[lane] >> (16 * half)) & 0xffff));
                         for (value, (row, column)) in values.iter().zip(positions) {
                             tile[usize::from(row % 16)][usize::from(column % 16)] = *value;
                         }
@@ -299,10 +263,7 @@ impl Machine {
             }
             let mut sums = [[0f32; TILE]; TILE];
             for (element, positions) in positions.accumulator.iter().enumerate() {
-                for (word, (row, column)) in self.planes[c0 + element][lanes.clone()]
-                    .iter()
-                    .zip(positions)
-                {
+                for (word, (row, column)) in self.planes[c0 + element][lanes.clone()].iter().zip(positions) {
                     sums[usize::from(row % 16)][usize::from(column % 16)] = f32::from_bits(*word);
                 }
             }
@@ -326,13 +287,7 @@ impl Machine {
         Ok(())
     }
 
-    fn fragment_written(
-        &mut self,
-        context: &Context,
-        reference: &RegRef,
-        count: usize,
-        at: Location,
-    ) -> Step {
+    fn fragment_written(&mut self, context: &Context, reference: &RegRef, count: usize, at: Location) -> Step {
         for offset in 0..count {
             self.register_is_written(context, reference, offset as u32, at)?;
         }
@@ -340,13 +295,7 @@ impl Machine {
     }
 
     /// Lanes 0 to 15 and 16 to 31 of a replicated operand must hold the same.
-    fn replicas_agree(
-        &mut self,
-        context: &Context,
-        reference: &RegRef,
-        base: usize,
-        at: Location,
-    ) -> Step {
+    fn replicas_agree(&mut self, context: &Context, reference: &RegRef, base: usize, at: Location) -> Step {
         let registers = context.program.fragments.operand_registers();
         for warp in 0..self.lanes / WARP {
             for register in 0..registers {
@@ -389,10 +338,7 @@ impl Machine {
             ..*from
         };
         self.addresses_of(context, &place, at, false)?;
-        let (addresses, live) = (
-            std::mem::take(&mut self.addresses),
-            std::mem::take(&mut self.live),
-        );
+        let (addresses, live) = (std::mem::take(&mut self.addresses), std::mem::take(&mut self.live));
         let mut rows = vec![[0u32; 4]; self.lanes];
         for lane in (0..self.lanes).filter(|lane| live[*lane] != 0) {
             rows[lane] = self.read16(context, place.memory, addresses[lane]);
@@ -405,11 +351,7 @@ impl Machine {
             }
             let (lane0, l) = (lane / WARP * WARP, lane % WARP);
             for matrix in 0..4 {
-                let row = |row: usize| {
-                    rows.get(lane0 + 8 * matrix + row)
-                        .copied()
-                        .unwrap_or_default()
-                };
+                let row = |row: usize| rows.get(lane0 + 8 * matrix + row).copied().unwrap_or_default();
                 let word = if transposed {
                     let half = |r: usize| row(r)[l / 8] >> (16 * (l / 4 % 2)) & 0xffff;
                     half(2 * (l % 4)) | (half(2 * (l % 4) + 1) << 16)

@@ -118,24 +118,13 @@ impl Recorder {
 
     #[track_caller]
     pub fn load(&mut self, memory: Memory, index: ValueId, access: Type) -> ValueId {
-        self.value(
-            access.widened(),
-            Op::Load(Place {
-                memory,
-                index,
-                access,
-            }),
-        )
+        self.value(access.widened(), Op::Load(Place { memory, index, access }))
     }
 
     #[track_caller]
     pub fn store(&mut self, memory: Memory, index: ValueId, access: Type, value: ValueId) {
         self.stmt(StmtKind::Store {
-            place: Place {
-                memory,
-                index,
-                access,
-            },
+            place: Place { memory, index, access },
             value,
         });
     }
@@ -170,13 +159,7 @@ impl Recorder {
     }
 
     #[track_caller]
-    pub fn registers(
-        &mut self,
-        name: &str,
-        element: Scalar,
-        dims: &[usize],
-        fill: Option<Literal>,
-    ) -> RegistersId {
+    pub fn registers(&mut self, name: &str, element: Scalar, dims: &[usize], fill: Option<Literal>) -> RegistersId {
         self.body.registers.push(Registers {
             name: name.into(),
             element,
@@ -241,12 +224,7 @@ impl Recorder {
     }
 
     #[track_caller]
-    pub fn when_else(
-        &mut self,
-        condition: ValueId,
-        then: impl FnOnce(&mut Self),
-        otherwise: impl FnOnce(&mut Self),
-    ) {
+    pub fn when_else(&mut self, condition: ValueId, then: impl FnOnce(&mut Self), otherwise: impl FnOnce(&mut Self)) {
         let at = Location::caller();
         let then = self.nested(then);
         let otherwise = self.nested(otherwise);
@@ -259,13 +237,7 @@ impl Recorder {
     }
 
     #[track_caller]
-    pub fn each(
-        &mut self,
-        start: ValueId,
-        end: ValueId,
-        step: ValueId,
-        run: impl FnOnce(&mut Self, VariableId),
-    ) {
+    pub fn each(&mut self, start: ValueId, end: ValueId, step: ValueId, run: impl FnOnce(&mut Self, VariableId)) {
         let at = Location::caller();
         let ty = self.type_of(start);
         let variable = self.variable("i", ty);
@@ -282,21 +254,13 @@ impl Recorder {
     }
 
     #[track_caller]
-    pub fn repeat(
-        &mut self,
-        test: impl FnOnce(&mut Self) -> ValueId,
-        body: impl FnOnce(&mut Self),
-    ) {
+    pub fn repeat(&mut self, test: impl FnOnce(&mut Self) -> ValueId, body: impl FnOnce(&mut Self)) {
         let at = Location::caller();
         let mut condition = ValueId(0);
         let test = self.nested(|it| condition = test(it));
         let body = self.nested(body);
         self.open.last_mut().unwrap().push(Stmt {
-            kind: StmtKind::While {
-                test,
-                condition,
-                body,
-            },
+            kind: StmtKind::While { test, condition, body },
             at,
         });
     }
@@ -327,11 +291,7 @@ pub fn scalar(name: &str, scalar: Scalar) -> Parameter {
     }
 }
 
-pub fn kernel(
-    threads: usize,
-    parameters: Vec<Parameter>,
-    record: impl FnOnce(&mut Recorder),
-) -> Kernel {
+pub fn kernel(threads: usize, parameters: Vec<Parameter>, record: impl FnOnce(&mut Recorder)) -> Kernel {
     kernel_for(&HOST, threads, parameters, record)
 }
 
@@ -399,12 +359,7 @@ pub enum Data {
 }
 
 impl Bench {
-    pub fn new(
-        device: HostDevice,
-        kernel: Kernel,
-        grid: u32,
-        data: Vec<Data>,
-    ) -> Result<Self, DeviceError> {
+    pub fn new(device: HostDevice, kernel: Kernel, grid: u32, data: Vec<Data>) -> Result<Self, DeviceError> {
         let loaded = device.load(vec![Arc::new(kernel)])?.remove(0);
         let mut buffers = Vec::new();
         let mut arguments = Vec::new();
@@ -447,9 +402,7 @@ impl Bench {
 
     pub fn bytes(&self, buffer: usize) -> Vec<u8> {
         let mut out = vec![0; self.buffers[buffer].bytes];
-        self.device
-            .download(&self.buffers[buffer], 0, &mut out)
-            .unwrap();
+        self.device.download(&self.buffers[buffer], 0, &mut out).unwrap();
         out
     }
 

@@ -29,11 +29,7 @@ impl Compiler for Echo {
             .chain([architecture.to_string()])
             .collect()
     }
-    fn build(
-        &self,
-        generated: &Generated,
-        architecture: &str,
-    ) -> Result<Compiled, Box<CompileError>> {
+    fn build(&self, generated: &Generated, architecture: &str) -> Result<Compiled, Box<CompileError>> {
         Ok(Compiled {
             binary: format!("{architecture}\n{}", generated.text).into_bytes(),
             resources: Resources {
@@ -50,11 +46,7 @@ impl Compiler for Echo {
 }
 
 fn source(at: usize) -> Generated {
-    testing::generated(
-        &format!("k{at}.cu"),
-        "sm_90",
-        &format!("text of kernel {at}\n"),
-    )
+    testing::generated(&format!("k{at}.cu"), "sm_90", &format!("text of kernel {at}\n"))
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -106,14 +98,7 @@ fn everything_that_matters_is_in_the_key() {
             &source(1),
             "sm_90",
         ),
-        Key::new(
-            &Echo {
-                options: &[],
-                ..ECHO
-            },
-            &source(1),
-            "sm_90",
-        ),
+        Key::new(&Echo { options: &[], ..ECHO }, &source(1), "sm_90"),
     ];
     for (at, other) in others.iter().enumerate() {
         assert_ne!(base, *other, "change {at}");
@@ -146,10 +131,7 @@ fn damage_is_a_miss_and_heals() {
     random.fill_bytes(&mut noise);
     fs::write(&path, &noise).expect("written");
     let again = compile_all(&ECHO, Some(&cache), &[source(1)], None);
-    assert_eq!(
-        again[0].as_ref().expect("it always works").binary,
-        compiled.binary
-    );
+    assert_eq!(again[0].as_ref().expect("it always works").binary, compiled.binary);
     assert!(cache.get(&key).is_some(), "written anew");
 }
 
@@ -185,10 +167,7 @@ fn what_was_used_longest_ago_goes_first() {
     let old = SystemTime::now() - Duration::from_secs(1000);
     for at in 1..=8 {
         let key = Key::new(&ECHO, &source(at), "sm_90");
-        cache.put(
-            &key,
-            &ECHO.build(&source(at), "sm_90").expect("it always works"),
-        );
+        cache.put(&key, &ECHO.build(&source(at), "sm_90").expect("it always works"));
         let file = fs::File::options()
             .append(true)
             .open(cache.path(&key))
@@ -200,18 +179,11 @@ fn what_was_used_longest_ago_goes_first() {
     assert!(cache.get(&first).is_some(), "a use makes it young");
     let abandoned = folder.path().join("left.tmp");
     fs::write(&abandoned, "x").expect("written");
-    let file = fs::File::options()
-        .append(true)
-        .open(&abandoned)
-        .expect("written");
-    file.set_modified(SystemTime::now() - 2 * ABANDONED)
-        .expect("own file");
+    let file = fs::File::options().append(true).open(&abandoned).expect("written");
+    file.set_modified(SystemTime::now() - 2 * ABANDONED).expect("own file");
 
     let key = Key::new(&ECHO, &source(9), "sm_90");
-    cache.put(
-        &key,
-        &ECHO.build(&source(9), "sm_90").expect("it always works"),
-    );
+    cache.put(&key, &ECHO.build(&source(9), "sm_90").expect("it always works"));
     assert!(cache.get(&first).is_some() && cache.get(&key).is_some());
     assert!(cache.get(&Key::new(&ECHO, &source(2), "sm_90")).is_none());
     assert!(!abandoned.exists());
@@ -229,10 +201,7 @@ fn many_threads_and_two_caches_on_one_folder() {
                     let at = round % 5;
                     let result = compile_all(&ECHO, Some(&cache), &[source(at)], None);
                     let compiled = result[0].as_ref().expect("it always works");
-                    assert_eq!(
-                        compiled.binary,
-                        format!("sm_90\ntext of kernel {at}\n").into_bytes()
-                    );
+                    assert_eq!(compiled.binary, format!("sm_90\ntext of kernel {at}\n").into_bytes());
                 }
             });
         }

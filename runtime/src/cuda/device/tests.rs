@@ -41,13 +41,7 @@ fn load(
 ) -> Result<Loaded, DeviceError> {
     let kernel = Arc::new(kernel(&generated.symbol, generated.target.name, parameters));
     let architecture = Some(device.choice.architecture.as_str());
-    let compiled = compile_all(
-        &device.compiler,
-        None,
-        std::slice::from_ref(&generated),
-        architecture,
-    )
-    .remove(0)?;
+    let compiled = compile_all(&device.compiler, None, std::slice::from_ref(&generated), architecture).remove(0)?;
     device.install(Prepared {
         kernel,
         generated,
@@ -86,22 +80,14 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 #[test]
 fn without_a_driver_the_error_says_what_to_do() {
     match CudaDevice::open(0) {
-        Err(DeviceError::MissingLibrary {
-            library, remedy, ..
-        }) => {
-            assert!(
-                library.contains("cuda") || library.contains("nvrtc"),
-                "{library}"
-            );
+        Err(DeviceError::MissingLibrary { library, remedy, .. }) => {
+            assert!(library.contains("cuda") || library.contains("nvrtc"), "{library}");
             assert!(!remedy.is_empty());
         }
         Err(DeviceError::NoDevice { vendor, .. }) => assert_eq!(vendor, "NVIDIA"),
         Err(other) => panic!("{other}"),
         Ok(device) => {
-            let error = CudaDevice::open(64)
-                .err()
-                .expect("nobody has 65")
-                .to_string();
+            let error = CudaDevice::open(64).err().expect("nobody has 65").to_string();
             assert!(error.contains("number 64"), "{error}");
             assert!(device.properties().memory_bytes > 0);
         }
@@ -126,9 +112,9 @@ fn launches_graphs_marks_and_large_shared_memory() {
         let mut out = vec![0u8; bytes.len()];
         device.download(&buffer, 0, &mut out).expect("inside");
         for (at, (found, start)) in floats(&out).iter().zip(&input).enumerate() {
-            let expected = factors.iter().fold(f64::from(*start), |value, factor| {
-                value * f64::from(*factor) + 3.0
-            });
+            let expected = factors
+                .iter()
+                .fold(f64::from(*start), |value, factor| value * f64::from(*factor) + 3.0);
             // one rounding per step, each at most half an ulp of the value
             let error = (f64::from(*found) - expected).abs();
             assert!(
@@ -164,10 +150,7 @@ fn launches_graphs_marks_and_large_shared_memory() {
     let end = device.mark().expect("idle");
     expect(&[0.25, 1.75, 0.25, 1.75]);
     let time = device.elapsed(&start, &end).expect("both recorded");
-    assert!(
-        time > Duration::ZERO && time < Duration::from_secs(5),
-        "{time:?}"
-    );
+    assert!(time > Duration::ZERO && time < Duration::from_secs(5), "{time:?}");
     assert!(device.elapsed(&end, &start).is_err() || time.is_zero());
 
     device.fill(&buffer, 0x3f).expect("own buffer");
@@ -238,10 +221,7 @@ fn what_cannot_be_launched_is_named() {
         device.download(&buffer, 200, &mut [0; 100]),
         Err(DeviceError::OutOfBuffer { .. })
     ));
-    assert!(matches!(
-        device.allocate(1 << 50),
-        Err(DeviceError::OutOfMemory { .. })
-    ));
+    assert!(matches!(device.allocate(1 << 50), Err(DeviceError::OutOfMemory { .. })));
     let mut generated = testing::generated("scale.cu", device.properties.target.name, SCALE);
     generated.dynamic_shared_bytes = 300 * 1024;
     let error = load(&device, generated, &[])

@@ -43,11 +43,7 @@ fn compile_stub(folder: &Path) -> Result<(), String> {
 
 fn child(test: &str, folder: &Path, environment: &[(&str, &str)]) -> Output {
     Command::new(std::env::current_exe().expect("a test knows its program"))
-        .args([
-            "--exact",
-            &format!("hip::device::tests::{test}"),
-            "--nocapture",
-        ])
+        .args(["--exact", &format!("hip::device::tests::{test}"), "--nocapture"])
         .env(CHILD, "1")
         .env("TILEKILN_ROCM_DIR", folder)
         .envs(environment.iter().copied())
@@ -68,10 +64,7 @@ fn the_whole_device_on_a_stub_runtime() {
     }
     for (test, environment) in [
         ("on_the_stub", &[][..]),
-        (
-            "on_a_stub_without_devices",
-            &[("TILEKILN_STUB_EMPTY", "1")][..],
-        ),
+        ("on_a_stub_without_devices", &[("TILEKILN_STUB_EMPTY", "1")][..]),
     ] {
         let output = child(test, folder.path(), environment);
         let text = String::from_utf8_lossy(&output.stderr);
@@ -97,10 +90,7 @@ fn a_library_without_our_functions_is_named() {
     }
     let output = child("on_an_empty_library", folder.path(), &[]);
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && text.contains("ran on the stub"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("ran on the stub"), "{text}");
 }
 
 #[test]
@@ -109,16 +99,10 @@ fn on_an_empty_library() {
         return;
     }
     let error = HipDevice::open(0).err().expect("it is empty").to_string();
-    assert!(
-        error.contains("libamdhip64.so.7 has no function hipInit"),
-        "{error}"
-    );
+    assert!(error.contains("libamdhip64.so.7 has no function hipInit"), "{error}");
     assert!(error.contains("TILEKILN_ROCM_DIR"), "{error}");
     let error = Hiprtc::open().err().expect("it is empty").to_string();
-    assert!(
-        error.contains("has no function hiprtcCreateProgram"),
-        "{error}"
-    );
+    assert!(error.contains("has no function hiprtcCreateProgram"), "{error}");
     let facts = probe();
     assert!(!facts.amdhip.found && !facts.hiprtc.found, "{facts:?}");
     eprintln!("ran on the stub");
@@ -132,10 +116,7 @@ fn on_a_stub_without_devices() {
     let error = HipDevice::open(0).err().expect("there is none").to_string();
     assert_eq!(error, "no AMD device: the driver counts 0 devices");
     let facts = probe();
-    assert!(
-        facts.amdhip.found && facts.amdhip.devices.is_empty(),
-        "{facts:?}"
-    );
+    assert!(facts.amdhip.found && facts.amdhip.devices.is_empty(), "{facts:?}");
     assert_eq!(
         facts.amdhip.reason.as_deref(),
         Some("no AMD device: the driver counts 0 devices")
@@ -143,12 +124,7 @@ fn on_a_stub_without_devices() {
     eprintln!("ran on the stub");
 }
 
-fn load(
-    device: &HipDevice,
-    symbol: &str,
-    text: &str,
-    dynamic_shared_bytes: usize,
-) -> Result<Loaded, DeviceError> {
+fn load(device: &HipDevice, symbol: &str, text: &str, dynamic_shared_bytes: usize) -> Result<Loaded, DeviceError> {
     let mut generated = testing::generated(&format!("{symbol}.hip"), "gfx1150", text);
     generated.dynamic_shared_bytes = dynamic_shared_bytes;
     let parameters = [
@@ -171,24 +147,12 @@ fn on_the_stub() {
     if !in_child() {
         return;
     }
-    let error = HipDevice::open(1)
-        .err()
-        .expect("there is one device")
-        .to_string();
-    assert_eq!(
-        error,
-        "no AMD device: number 1 was asked for, there are numbers 0 to 0"
-    );
+    let error = HipDevice::open(1).err().expect("there is one device").to_string();
+    assert_eq!(error, "no AMD device: number 1 was asked for, there are numbers 0 to 0");
     let device = HipDevice::open(0).unwrap_or_else(|error| panic!("{error}"));
     let properties = device.properties();
-    assert_eq!(
-        (properties.name.as_str(), properties.units),
-        ("Stub Graphics", 8)
-    );
-    assert_eq!(
-        (properties.memory_bytes, properties.unified_memory),
-        (1 << 34, true)
-    );
+    assert_eq!((properties.name.as_str(), properties.units), ("Stub Graphics", 8));
+    assert_eq!((properties.memory_bytes, properties.unified_memory), (1 << 34, true));
     assert_eq!(
         (properties.target.name, device.architecture.as_str()),
         ("gfx1150", "gfx1150")
@@ -198,15 +162,11 @@ fn on_the_stub() {
     assert_eq!(facts.amdhip.devices[0].architecture, "gfx1150", "{facts:?}");
     assert_eq!(facts.hiprtc.version.as_deref(), Some("ROCm 7.14.60850"));
 
-    let scale =
-        load(&device, "scale", "kernel text", 4096).unwrap_or_else(|error| panic!("{error}"));
+    let scale = load(&device, "scale", "kernel text", 4096).unwrap_or_else(|error| panic!("{error}"));
     let rejected = load(&device, "scale", "#error planted", 4096)
         .err()
         .expect("the stub rejects it");
-    assert!(
-        rejected.to_string().contains("HIPRTC_ERROR_COMPILATION"),
-        "{rejected}"
-    );
+    assert!(rejected.to_string().contains("HIPRTC_ERROR_COMPILATION"), "{rejected}");
     let unknown = load(&device, "other", "kernel text", 4096)
         .err()
         .expect("not in the module")
@@ -241,21 +201,17 @@ fn on_the_stub() {
         device.download(&buffer, 12, &mut out).expect("inside");
         for (chunk, start) in out.chunks_exact(4).zip(&input) {
             let found = f32::from_le_bytes(chunk.try_into().expect("four bytes"));
-            let expected = steps.iter().fold(*start, |value, (factor, shift)| {
-                value.mul_add(*factor, *shift as f32)
-            });
-            assert!(
-                (found - expected).abs() <= expected.abs() * 1e-6,
-                "{found} {expected}"
-            );
+            let expected = steps
+                .iter()
+                .fold(*start, |value, (factor, shift)| value.mul_add(*factor, *shift as f32));
+            assert!((found - expected).abs() <= expected.abs() * 1e-6, "{found} {expected}");
         }
     };
     device.upload(&buffer, 12, &bytes).expect("inside");
     device.launch(&scale, &launch(0.5, 7)).expect("fits");
     expect(&[(0.5, 7)]);
 
-    let dropped =
-        load(&device, "scale", "kernel text", 4096).unwrap_or_else(|error| panic!("{error}"));
+    let dropped = load(&device, "scale", "kernel text", 4096).unwrap_or_else(|error| panic!("{error}"));
     device.begin_graph().expect("nothing is recorded");
     device.launch(&scale, &launch(0.25, 3)).expect("fits");
     drop(dropped);
@@ -283,15 +239,8 @@ fn on_the_stub() {
     let mut out = [0u8; 4];
     device.download(&buffer, 8, &mut out).expect("inside");
     assert_eq!(out, [0x3f; 4]);
-    let full = device
-        .allocate(1 << 40)
-        .err()
-        .expect("too much")
-        .to_string();
-    assert_eq!(
-        full,
-        "the device has no 1099511627776 bytes left (1234 free)"
-    );
+    let full = device.allocate(1 << 40).err().expect("too much").to_string();
+    assert_eq!(full, "the device has no 1099511627776 bytes left (1234 free)");
     assert!(matches!(
         device.download(&buffer, bytes.len(), &mut [0; 13]),
         Err(DeviceError::OutOfBuffer { .. })
@@ -302,38 +251,22 @@ fn on_the_stub() {
     };
     let mut wrong = launch(1.0, 0);
     wrong.arguments[0] = Argument::Buffer(foreign, 0);
-    let error = device
-        .launch(&scale, &wrong)
-        .expect_err("noticed")
-        .to_string();
-    assert!(
-        error.contains("argument 0 belongs to another device"),
-        "{error}"
-    );
+    let error = device.launch(&scale, &wrong).expect_err("noticed").to_string();
+    assert!(error.contains("argument 0 belongs to another device"), "{error}");
     let mut wide = launch(1.0, 0);
     wide.grid = [1 << 26, 1, 1];
-    let error = device
-        .launch(&scale, &wide)
-        .expect_err("noticed")
-        .to_string();
+    let error = device.launch(&scale, &wide).expect_err("noticed").to_string();
     assert!(error.contains("2^32 threads"), "{error}");
 
     // Everything is handed back, in whatever order it is dropped.
-    let opened =
-        crate::library::open_first(&api::candidates()).unwrap_or_else(|tried| panic!("{tried:?}"));
+    let opened = crate::library::open_first(&api::candidates()).unwrap_or_else(|tried| panic!("{tried:?}"));
     // SAFETY: the stub's own function, without arguments.
-    let alive =
-        unsafe { opened.function::<unsafe extern "C" fn() -> c_int>("tilekiln_stub_alive") }
-            .expect("exported");
+    let alive = unsafe { opened.function::<unsafe extern "C" fn() -> c_int>("tilekiln_stub_alive") }.expect("exported");
     drop(device);
     drop((start, end, scale, wrong, wide));
     drop(buffer);
     drop(graph);
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { alive() },
-        0,
-        "driver objects that were not handed back"
-    );
+    assert_eq!(unsafe { alive() }, 0, "driver objects that were not handed back");
     eprintln!("ran on the stub");
 }
