@@ -10,7 +10,7 @@ use tilekiln_dsl::comptime::KernelDef;
 
 /// What a kernel file needs to register itself.
 pub mod prelude {
-    pub use super::{Argument, ELEMENT, Entry, Example, Random, Settings, choice, width};
+    pub use super::{Argument, ELEMENT, Entry, Example, Random, SettingError, Settings, choice, width};
 }
 
 /// A kernel (with all its comptime variants).

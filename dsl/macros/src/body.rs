@@ -68,7 +68,8 @@ pub fn doc_lines(attributes: &[Attribute]) -> Vec<String> {
             && let Expr::Lit(literal) = &meta.value
             && let Lit::Str(text) = &literal.lit
         {
-            let text = text.value();
+            // rustdoc's escapes mean nothing in the generated source
+            let text = text.value().replace("\\[", "[").replace("\\]", "]");
             lines.extend(
                 text.lines()
                     .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_string()),

@@ -63,10 +63,6 @@ operand!(
     "right operand"
 );
 
-fn number(n: usize, at: Location) -> Val<u32> {
-    Val::literal(Literal::U32(n as u32), at)
-}
-
 /// `base + offset`, without the addition where the base is a plain zero.
 fn from(base: Val<u32>, offset: Val<u32>, at: Location) -> Val<u32> {
     let id = base.id(at);
@@ -95,15 +91,17 @@ fn load_matrix(
 
 /// 16 consecutive values of one row, as two 16-byte loads (gfx11 operands).
 fn load_row(registers: Registers<u32>, tile: SharedTile<impl Element>, row: Val<u32>, col: Val<u32>, at: Location) {
-    for half in 0..2 {
-        let col = if half == 0 { col } else { col + 8 };
-        let index = tile.element_index(row, col, at);
-        let chunk: Val<Pack<u32, 4>> = load(tile.place(row, col, at).memory, index, Type::Vector(Scalar::U32, 4), at);
+    let (row, col) = (row.by_value("row"), col.by_value("k"));
+    for part in unrolled(0..2) {
+        let _mark = crate::record::enter_loop();
+        part.rename_place("part");
+        let place = tile.place(row, from(col, part * 8, at), at);
+        let chunk: Val<Pack<u32, 4>> = load(place.memory, place.index, Type::Vector(Scalar::U32, 4), at);
         let chunk = chunk.named("chunk", at);
-        for part in 0..4 {
-            let word = chunk.component(part);
-            let index = number(4 * half + part, at).id(at);
-            registers.write(vec![index], word, at);
+        for word in 0..4 {
+            let index = part * 4;
+            let index = if word == 0 { index } else { index + word };
+            registers.write(vec![index.id(at)], chunk.component(word), at);
         }
     }
 }
@@ -173,8 +171,9 @@ impl<T: HalfElement> OperandB<T> {
                         let memory = tile.place(k, col, at).memory;
                         load::<u32>(memory, index, Type::Scalar(Scalar::U16), at)
                     };
-                    let low = bits(row + pair * 2);
-                    let high = bits(row + pair * 2 + 1);
+                    let k = (row + pair * 2).named("k", at);
+                    let low = bits(k);
+                    let high = bits(k + 1);
                     operand.registers.write(vec![pair.id(at)], low | high << 16, at);
                 }
             }

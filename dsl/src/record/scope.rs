@@ -53,7 +53,10 @@ impl Recorder {
                 | Op::Ballot(_)
                 | Op::AssumeUniform(_) => false,
                 // division by zero is guarded by exactly such conditions
-                Op::Binary(BinaryOp::Div | BinaryOp::Rem, ..) => frame.body.value(*value).ty.scalar().is_float(),
+                Op::Binary(BinaryOp::Div | BinaryOp::Rem, _, by) => {
+                    let is_float = frame.body.value(*value).ty.scalar().is_float();
+                    is_float || matches!(frame.body.value(*by).op, Op::Literal(_) | Op::Constant(_))
+                }
                 _ => true,
             },
             _ => false,
@@ -243,12 +246,19 @@ pub fn logical(left: Val<bool>, is_and: bool, right: impl FnOnce() -> Val<bool>,
         let op = Op::Binary(op, left.id(at), right.id(at));
         return Val::record(op, at);
     }
-    let known = Val::<bool>::literal(Literal::Bool(!is_and), at);
-    if is_and {
-        <Val<bool> as Merge>::merge(left, (block, right), (Vec::new(), known), at)
-    } else {
-        <Val<bool> as Merge>::merge(left, (Vec::new(), known), (block, right), at)
-    }
+    // evaluated only where the left side does not decide: `bool chosen = left; if (chosen) chosen = right;`
+    let chosen = left.declared("chosen", at);
+    with(|r| {
+        let variable = VariableId(r.frame().body.variables.len() as u32 - 1);
+        r.frame().unnamed.push(variable);
+        r.open();
+        r.append(block);
+    });
+    chosen.assign_to(right, at);
+    let assign = with(Recorder::close);
+    let undecided = if is_and { chosen } else { !chosen };
+    push_if(undecided.id(at), assign, Vec::new(), at);
+    chosen
 }
 
 /// A `for` over device values: yields its variable once, and records the body around it.

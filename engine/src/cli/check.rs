@@ -124,7 +124,7 @@ impl Check {
                 _ => {}
             }
             if !self.json {
-                self.show(&outcome, &checked, expected)?;
+                show(&outcome, &checked, expected.filter(|kind| is_found(kind)))?;
             }
             all.push(checked);
         }
@@ -136,23 +136,23 @@ impl Check {
             false => Err(Failure::Failed(failures.join("\n"))),
         }
     }
+}
 
-    fn show(&self, outcome: &Outcome, checked: &Checked, expected: Option<&str>) -> Result<(), Failure> {
-        let verdict = match (expected, checked.findings.len()) {
-            (_, 0) => "clean".to_string(),
-            (Some(kind), _) => format!("planted {kind}"),
-            (None, n) => format!("{n} finding{}", if n == 1 { "" } else { "s" }),
-        };
-        let operations = checked.lane_operations as f64 / 1e6;
-        let plural = if checked.launches == 1 { "" } else { "es" };
-        let mut text = format!(
-            "{} for {}: {verdict} ({} launch{plural}, {operations:.1} million lane operations)\n",
-            checked.kernel, checked.target, checked.launches
-        );
-        // one launch's report says it all; the others only differ in sizes
-        if let Some((seed, report)) = outcome.reports.first() {
-            text.push_str(&format!("with --seed {seed} --rounds 1:\n{report}\n"));
-        }
-        print(&text)
+fn show(outcome: &Outcome, checked: &Checked, expected: Option<&str>) -> Result<(), Failure> {
+    let verdict = match (expected, checked.findings.len()) {
+        (_, 0) => "clean".to_string(),
+        (Some(kind), _) => format!("planted {kind}"),
+        (None, n) => format!("{n} finding{}", if n == 1 { "" } else { "s" }),
+    };
+    let operations = checked.lane_operations as f64 / 1e6;
+    let plural = if checked.launches == 1 { "" } else { "es" };
+    let mut text = format!(
+        "{} for {}: {verdict} ({} launch{plural}, {operations:.1} million lane operations)\n",
+        checked.kernel, checked.target, checked.launches
+    );
+    // one launch's report says it all; the others only differ in sizes
+    if let Some((seed, report)) = outcome.reports.first() {
+        text.push_str(&format!("with --seed {seed} --rounds 1:\n{report}\n"));
     }
+    print(&text)
 }

@@ -74,7 +74,8 @@ impl Uniform {
                             matches!(builtin, Builtin::BlockIndex(_) | Builtin::GridSize(_))
                         }
                         Op::ReadVariable(variable) => self.variables.get(variable.index()).copied().unwrap_or(false),
-                        Op::AssumeUniform(_) => true,
+                        // a promise is checked, never relied on
+                        Op::AssumeUniform(value) => self.value(*value),
                         Op::ReadRegister(_)
                         | Op::Shuffle { .. }
                         | Op::WarpReduce { .. }

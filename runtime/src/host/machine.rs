@@ -561,7 +561,7 @@ impl Machine {
                     sanitizer.warp_barrier(&self.active);
                 }
             }
-            Instr::AssumeUniform { d, s } => self.assume_uniform(d, s, at)?,
+            Instr::AssumeUniform { s } => self.assume_uniform(s, at)?,
             Instr::CheckDivisor { b, high } => self.check_divisor(*b, *high, at)?,
             Instr::CheckShift { b, width } => self.check_shift(*b, *width, at)?,
             Instr::Wide2 { f, d, a, b } => {
@@ -605,24 +605,29 @@ impl Machine {
         slots.map(|slot| &self.planes[slot as usize][..])
     }
 
-    fn assume_uniform(&mut self, d: &[Slot], s: &[Slot], at: Location) -> Step {
+    fn assume_uniform(&mut self, s: &[Slot], at: Location) -> Step {
+        if self.sanitizer.is_none() {
+            return Ok(());
+        }
         let first = self.first_active();
-        for (d, s) in d.iter().zip(s) {
+        for s in s {
             let plane = &self.planes[*s as usize];
-            let word = plane[if plane.len() == 1 { 0 } else { first }];
-            if self.sanitizer.is_some() && plane.len() > 1 {
-                let other = (0..self.lanes).find(|lane| self.active[*lane] != 0 && plane[*lane] != word);
-                if let Some(lane) = other {
-                    let found = plane[lane];
-                    self.report(FindingKind::NotUniform, at, lane, |it| {
-                        it.says(
-                            format!("the value differs between lanes: {word:#x} in lane {first}, {found:#x} in lane {lane}"),
-                            "promise uniformity only of values computed from block indices, sizes and other uniform values",
-                        )
-                    })?;
-                }
+            if plane.len() == 1 {
+                continue;
             }
-            self.planes[*d as usize].fill(word);
+            let word = plane[first];
+            let other = (0..self.lanes).find(|lane| self.active[*lane] != 0 && plane[*lane] != word);
+            if let Some(lane) = other {
+                let found = plane[lane];
+                self.report(FindingKind::NotUniform, at, lane, |it| {
+                    it.says(
+                        format!(
+                            "the value differs between lanes: {word:#x} in lane {first}, {found:#x} in lane {lane}"
+                        ),
+                        "promise uniformity only of values computed from block indices, sizes and other uniform values",
+                    )
+                })?;
+            }
         }
         Ok(())
     }

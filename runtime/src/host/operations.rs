@@ -240,9 +240,8 @@ impl<'k> Lowering<'k> {
                 if self.all_uniform(&s) {
                     return Ok(s);
                 }
-                let d = self.fresh_as(true, s.len());
-                self.emit(at, Instr::AssumeUniform { d: d.clone(), s });
-                d
+                self.emit(at, Instr::AssumeUniform { s: s.clone() });
+                s
             }
             Op::Call { .. } => return Err(unsupported(at, "a call inside an expression")),
         })

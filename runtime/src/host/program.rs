@@ -259,7 +259,6 @@ pub(super) enum Instr {
         width: u32,
     },
     AssumeUniform {
-        d: Box<[Slot]>,
         s: Box<[Slot]>,
     },
     FillRegisters {

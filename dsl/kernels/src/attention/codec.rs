@@ -2,6 +2,8 @@
 
 use tilekiln_dsl::prelude::*;
 
+use crate::registry::{Argument, Random};
+
 /// A format of cached keys or values.
 ///
 /// One cached row holds the `head_dim` values of one position and one KV head, in [`row_bytes`](Self::row_bytes) bytes
@@ -9,6 +11,12 @@ use tilekiln_dsl::prelude::*;
 pub trait KvCodec: Named + 'static {
     /// Bytes of one cached row.
     fn row_bytes(head_dim: usize) -> usize;
+
+    /// Values that are stored together: `head_dim` has to be a multiple.
+    const GROUP: usize;
+
+    /// A cache of that many rows with random contents that can occur.
+    fn sample(random: &mut Random, rows: usize, head_dim: usize) -> Argument;
 
     /// Brings eight consecutive values of a row into a tile: values `first..first+8` (a multiple of 8) of the row that
     /// starts at byte `row`, to (tile_row, first). A format that stores f16 copies them, others decode on the way.

@@ -6,7 +6,6 @@ use tilekiln_dsl::prelude::*;
 use super::codec::KvCodec;
 use super::kv_turbo3::Turbo3;
 use crate::registry::prelude::*;
-use crate::turbo::GROUP;
 
 /// Query rows of a tile: 16 pairs of (token, query head) that share one KV head.
 pub const ROWS: usize = 16;
@@ -261,12 +260,54 @@ pub fn flash_attn_tile<K: KvCodec, V: KvCodec>(
     store_rows(out, acc, total, sight, kv_head, heads, first_col, shape);
 }
 
+/// A pair of cache formats and the kernel they make.
+struct Pair {
+    names: [&'static str; 2],
+    /// `head_dim` has to be a multiple of it.
+    group: usize,
+    samples: [fn(&mut Random, usize, usize) -> Argument; 2],
+    kernel: fn(AttnShape) -> KernelDef,
+}
+
+impl Pair {
+    const fn of<K: KvCodec, V: KvCodec>() -> Self {
+        Self {
+            names: [K::NAME, V::NAME],
+            group: if K::GROUP > V::GROUP { K::GROUP } else { V::GROUP },
+            samples: [K::sample, V::sample],
+            kernel: flash_attn_tile::<K, V>,
+        }
+    }
+
+    fn named(settings: &Settings) -> Result<&'static Self, SettingError> {
+        let wanted = [settings.text("k")?, settings.text("v")?];
+        let known: Vec<_> = PAIRS[0].iter().map(|pair| pair.names[1]).collect();
+        for (key, name) in ["k", "v"].into_iter().zip(wanted) {
+            if !known.contains(&name) {
+                return Err(settings.unsupported(key, name, &known));
+            }
+        }
+        let pair = PAIRS.iter().copied().flatten().find(|pair| pair.names == wanted);
+        pair.ok_or_else(|| settings.unsupported("k", wanted[0], &known))
+    }
+}
+
+/// Every key format with every value format.
+macro_rules! pairs {
+    ($($k:ty),*) => { pairs!(@rows [$($k),*] $($k),*) };
+    (@rows $all:tt $($k:ty),*) => { &[$(pairs!(@row $k, $all)),*] };
+    (@row $k:ty, [$($v:ty),*]) => { &[$(Pair::of::<$k, $v>()),*] };
+}
+
+/// Every pair of cache formats: a new format is a word here.
+const PAIRS: &[&[Pair]] = pairs![f16, Turbo3];
+
 /// Registration of [`flash_attn_tile`] with every pair of cache formats.
 pub const ENTRY: Entry = Entry {
     name: "flash_attn_tile",
     parameters: &[
-        choice("k", "f16", "format of cached keys: f16, turbo3"),
-        choice("v", "f16", "format of cached values: f16, turbo3"),
+        choice("k", "f16", "format of cached keys"),
+        choice("v", "f16", "format of cached values"),
         choice("head_dim", "256", "values per head, a multiple of 64"),
         choice("gqa", "4", "query heads per KV head"),
         choice("keys", "64", "keys per step, a multiple of 16"),
@@ -279,11 +320,10 @@ pub const ENTRY: Entry = Entry {
             keys: settings.number("keys")?,
             warps: settings.number("warps")?,
         };
+        settings.require("warps", (1..=32).contains(&shape.warps), "1 to 32")?;
         settings.require(
             "head_dim",
-            shape.head_dim > 0
-                && shape.head_dim.is_multiple_of(16 * shape.warps.max(1))
-                && shape.head_dim.is_multiple_of(64),
+            shape.head_dim > 0 && shape.head_dim.is_multiple_of(16 * shape.warps) && shape.head_dim.is_multiple_of(64),
             "a multiple of 64 and of 16 times the warps",
         )?;
         settings.require(
@@ -292,21 +332,17 @@ pub const ENTRY: Entry = Entry {
             "a multiple of 16, at most 16 times the warps",
         )?;
         settings.require("gqa", shape.gqa > 0, "1 or more")?;
-        // a shorter row is padded before it is rotated: its rotated values do not end at head_dim
-        let in_groups = settings.text("k")? == Turbo3::NAME || settings.text("v")? == Turbo3::NAME;
+        let pair = Pair::named(settings)?;
+        let fits = shape.head_dim.is_multiple_of(pair.group);
         settings.require(
             "head_dim",
-            !in_groups || shape.head_dim.is_multiple_of(GROUP),
-            "a multiple of 128 with turbo3 (pad shorter heads with zeros)",
+            fits,
+            &format!(
+                "a multiple of {} with these formats (pad shorter heads with zeros)",
+                pair.group
+            ),
         )?;
-        Ok(match (settings.text("k")?, settings.text("v")?) {
-            ("f16", "f16") => flash_attn_tile::<f16, f16>(shape),
-            ("f16", "turbo3") => flash_attn_tile::<f16, Turbo3>(shape),
-            ("turbo3", "f16") => flash_attn_tile::<Turbo3, f16>(shape),
-            ("turbo3", "turbo3") => flash_attn_tile::<Turbo3, Turbo3>(shape),
-            ("f16" | "turbo3", other) => return Err(settings.unsupported("v", other, &["f16", "turbo3"])),
-            (other, _) => return Err(settings.unsupported("k", other, &["f16", "turbo3"])),
-        })
+        Ok((pair.kernel)(shape))
     },
     example: |settings, random| {
         let head_dim = settings.number("head_dim")?;
@@ -314,11 +350,9 @@ pub const ENTRY: Entry = Entry {
         let (tokens, kv_heads, keys) = (random.size(1, 9), random.size(1, 3), random.size(9, 150));
         let heads = kv_heads * gqa;
         let first_position = random.size(0, keys - tokens);
-        let mut cache = |format: &str| match format {
-            "turbo3" => random.turbo3(keys * kv_heads * head_dim.div_ceil(128)),
-            _ => random.floats("f16", keys * kv_heads * head_dim),
-        };
-        let (cache_k, cache_v) = (cache(settings.text("k")?), cache(settings.text("v")?));
+        let [cache_k, cache_v] = Pair::named(settings)?
+            .samples
+            .map(|sample| sample(random, keys * kv_heads, head_dim));
         Ok(Example {
             grid: [(tokens * gqa).div_ceil(ROWS) as u32, kv_heads as u32, 1],
             arguments: vec![

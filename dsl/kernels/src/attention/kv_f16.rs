@@ -3,10 +3,17 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::KvCodec;
+use crate::registry::{Argument, Random};
 
 impl KvCodec for f16 {
     fn row_bytes(head_dim: usize) -> usize {
         2 * head_dim
+    }
+
+    const GROUP: usize = 1;
+
+    fn sample(random: &mut Random, rows: usize, head_dim: usize) -> Argument {
+        random.floats("f16", rows * head_dim)
     }
 
     #[tile_fn]

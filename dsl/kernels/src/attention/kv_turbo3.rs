@@ -3,6 +3,7 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvCodec, store_eight};
+use crate::registry::{Argument, Random};
 use crate::turbo::GROUP;
 use crate::turbo::turbo3::{BYTES, codeword};
 
@@ -17,6 +18,13 @@ impl Named for Turbo3 {
 impl KvCodec for Turbo3 {
     fn row_bytes(head_dim: usize) -> usize {
         head_dim.div_ceil(GROUP) * BYTES
+    }
+
+    // a shorter row is padded before it is rotated: its rotated values do not end at head_dim
+    const GROUP: usize = GROUP;
+
+    fn sample(random: &mut Random, rows: usize, head_dim: usize) -> Argument {
+        random.turbo3(rows * head_dim.div_ceil(GROUP))
     }
 
     #[tile_fn]

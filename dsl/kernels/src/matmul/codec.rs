@@ -18,12 +18,12 @@ impl Activations {
     #[tile_fn]
     pub fn load(values: In<u32>, scales: In<f32>, group: Val<u32>) -> Self {
         let words = Registers::<u32>::undefined(8);
-        for half in unrolled(0..2) {
-            let four = values.load_as::<Pack<u32, 4>>(group * 8 + half * 4);
-            words[half * 4] = four.component(0);
-            words[half * 4 + 1] = four.component(1);
-            words[half * 4 + 2] = four.component(2);
-            words[half * 4 + 3] = four.component(3);
+        for part in unrolled(0..2) {
+            let four = values.load_as::<Pack<u32, 4>>(group * 8 + part * 4);
+            words[part * 4] = four.component(0);
+            words[part * 4 + 1] = four.component(1);
+            words[part * 4 + 2] = four.component(2);
+            words[part * 4 + 3] = four.component(3);
         }
         let scale = scales[group];
         Self { words, scale }

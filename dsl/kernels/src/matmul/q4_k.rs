@@ -33,22 +33,22 @@ impl WeightCodec for Q4K {
     fn dot(weights: In<u8>, block: Val<u32>, group: Val<u32>, x: &Activations) -> Val<f32> {
         let d = weights.load_as::<f16>(block).to::<f32>();
         let dmin = weights.load_as::<f16>(block + 2).to::<f32>();
-        let scale = six_bits(weights, block + 4, group, u32(0)).to::<f32>();
+        let group_scale = six_bits(weights, block + 4, group, u32(0)).to::<f32>();
         let minimum = six_bits(weights, block + 4, group, u32(4)).to::<f32>();
         /// two groups share 32 bytes: the even one has the low nibbles
         let quants = block + 16 + group / 2 * 32;
         let shift = group % 2 * 4;
         let mut products = i32(0);
-        let mut sum = i32(0);
-        for half in unrolled(0..2) {
-            let four = weights.load_as::<Pack<u32, 4>>(quants + half * 16);
-            for part in 0..4 {
-                let nibbles = four.component(part) >> shift & 0x0f0f_0f0f;
-                let activations = x.words[half * 4 + part];
+        let mut x_sum = i32(0);
+        for part in unrolled(0..2) {
+            let four = weights.load_as::<Pack<u32, 4>>(quants + part * 16);
+            for word in 0..4 {
+                let nibbles = four.component(word) >> shift & 0x0f0f_0f0f;
+                let activations = x.words[part * 4 + word];
                 products = dot4(nibbles, activations, products);
-                sum = dot4(u32(0x0101_0101), activations, sum);
+                x_sum = dot4(u32(0x0101_0101), activations, x_sum);
             }
         }
-        x.scale * (d * scale * products.to::<f32>() - dmin * minimum * sum.to::<f32>())
+        x.scale * (d * group_scale * products.to::<f32>() - dmin * minimum * x_sum.to::<f32>())
     }
 }

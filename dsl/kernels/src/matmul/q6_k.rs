@@ -29,17 +29,17 @@ impl WeightCodec for Q6K {
         let mut total = i32(0);
         for sixteen in unrolled(0..2) {
             let mut products = i32(0);
-            let mut sum = i32(0);
+            let mut x_sum = i32(0);
             for quarter in unrolled(0..4) {
                 let word = sixteen * 4 + quarter;
                 let low = load_word(weights, low_bytes + word * 4) >> low_shift & 0x0f0f_0f0f;
                 let high = load_word(weights, high_bytes + word * 4) >> high_shift & 0x0303_0303;
                 let activations = x.words[word];
                 products = dot4(low | high << 4, activations, products);
-                sum = dot4(u32(0x0101_0101), activations, sum);
+                x_sum = dot4(u32(0x0101_0101), activations, x_sum);
             }
             let scale = weights.load_as::<i8>(block + 192 + group * 2 + sixteen);
-            total += scale * (products - sum * 32);
+            total += scale * (products - x_sum * 32);
         }
         let d = weights.load_as::<f16>(block + 208).to::<f32>();
         d * x.scale * total.to::<f32>()

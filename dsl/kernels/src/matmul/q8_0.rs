@@ -19,11 +19,11 @@ impl WeightCodec for Q8_0 {
     #[tile_fn]
     fn dot(weights: In<u8>, block: Val<u32>, _group: Val<u32>, x: &Activations) -> Val<f32> {
         let d = weights.load_as::<f16>(block).to::<f32>();
-        let mut sum = i32(0);
+        let mut products = i32(0);
         for word in unrolled(0..8) {
             let quants = load_word(weights, block + 2 + word * 4);
-            sum = dot4(quants, x.words[word], sum);
+            products = dot4(quants, x.words[word], products);
         }
-        d * x.scale * sum.to::<f32>()
+        d * x.scale * products.to::<f32>()
     }
 }

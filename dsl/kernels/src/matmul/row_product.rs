@@ -3,14 +3,13 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{Activations, WeightCodec};
-use super::{q4_k::Q4K, q6_k::Q6K, q8_0::Q8_0};
 use crate::registry::prelude::*;
 
 /// One warp per output row: y\[row\] = sum over k of w\[row, k\] * x\[k\], with x as int8 per 32 values.
 #[kernel(threads = warps * 32)]
 pub fn row_product<Weight: WeightCodec>(
     #[shape(rows, row_bytes)] w: In<u8>,
-    #[shape(cols)] x: In<u32>,
+    #[shape(words)] x: In<u32>,
     #[shape(groups)] x_scale: In<f32>,
     #[shape(rows)] y: Out<f32>,
     rows: u32,
@@ -22,10 +21,10 @@ pub fn row_product<Weight: WeightCodec>(
         let groups_per_block = Weight::BLOCK_VALUES / 32;
         let first_block = row * (cols / Weight::BLOCK_VALUES);
         let mut sum = f32(0.0);
-        for group in lane_strided(cols / 32) {
-            let activations = Activations::load(x, x_scale, group);
-            let block = (first_block + group / groups_per_block) * Weight::BLOCK_BYTES;
-            sum += Weight::dot(w, block, group % groups_per_block, &activations);
+        for chunk in lane_strided(cols / 32) {
+            let activations = Activations::load(x, x_scale, chunk);
+            let block = (first_block + chunk / groups_per_block) * Weight::BLOCK_BYTES;
+            sum += Weight::dot(w, block, chunk % groups_per_block, &activations);
         }
         let total = warp_sum(sum);
         if lane_index() == 0 {
@@ -34,28 +33,58 @@ pub fn row_product<Weight: WeightCodec>(
     }
 }
 
+/// A weight codec and the kernel it makes.
+struct Codec {
+    name: &'static str,
+    block_values: usize,
+    block_bytes: usize,
+    kernel: fn(usize) -> KernelDef,
+}
+
+impl Codec {
+    const fn of<Weight: WeightCodec>() -> Self {
+        Self {
+            name: Weight::NAME,
+            block_values: Weight::BLOCK_VALUES,
+            block_bytes: Weight::BLOCK_BYTES,
+            kernel: row_product::<Weight>,
+        }
+    }
+
+    fn named(settings: &Settings) -> Result<&'static Self, SettingError> {
+        let name = settings.text("weight")?;
+        CODECS.iter().find(|codec| codec.name == name).ok_or_else(|| {
+            let names: Vec<_> = CODECS.iter().map(|codec| codec.name).collect();
+            settings.unsupported("weight", name, &names)
+        })
+    }
+}
+
+/// Every weight codec: a new one is a line here.
+const CODECS: &[Codec] = &[
+    Codec::of::<super::q4_k::Q4K>(),
+    Codec::of::<super::q6_k::Q6K>(),
+    Codec::of::<super::q8_0::Q8_0>(),
+];
+
 /// Registration of [`row_product`] with every weight codec.
 pub const ENTRY: Entry = Entry {
     name: "row_product",
     parameters: &[
-        choice("weight", "q4_k", "weight format: q4_k, q6_k, q8_0"),
+        choice("weight", "q4_k", "weight format, as GGUF calls it"),
         choice("warps", "4", "rows per block"),
     ],
     build: |settings| {
         let warps = settings.number("warps")?;
-        Ok(match settings.text("weight")? {
-            "q4_k" => row_product::<Q4K>(warps),
-            "q6_k" => row_product::<Q6K>(warps),
-            "q8_0" => row_product::<Q8_0>(warps),
-            other => return Err(settings.unsupported("weight", other, &["q4_k", "q6_k", "q8_0"])),
-        })
+        settings.require("warps", (1..=32).contains(&warps), "1 to 32")?;
+        Ok((Codec::named(settings)?.kernel)(warps))
     },
     example: |settings, random| {
-        let (block_values, block_bytes) = match settings.text("weight")? {
-            "q4_k" => (Q4K::BLOCK_VALUES, Q4K::BLOCK_BYTES),
-            "q6_k" => (Q6K::BLOCK_VALUES, Q6K::BLOCK_BYTES),
-            _ => (Q8_0::BLOCK_VALUES, Q8_0::BLOCK_BYTES),
-        };
+        let Codec {
+            block_values,
+            block_bytes,
+            ..
+        } = *Codec::named(settings)?;
         let warps = settings.number("warps")?;
         let (rows, cols) = (random.size(1, 19), block_values * random.size(1, 5));
         Ok(Example {

@@ -9,9 +9,8 @@ const TILE: usize = 64;
 /// Values of k per step: 128 bytes, so that tiles can be swizzled.
 const DEPTH: usize = 64;
 
-/// Copies rows `first_row..+64` and k `first_k..+64` into the tile, zeros outside of the matrix. Whole 16-byte chunks
-/// are copied asynchronously.
-#[tile_fn]
+/// copies 64 rows by 64 k into the tile, zeros outside of the matrix; whole 16-byte chunks go asynchronously
+#[device_fn]
 fn load_tile<Element: HalfElement>(
     tile: SharedTile<Element>,
     tile_row: Val<u32>,
@@ -42,7 +41,7 @@ fn load_tile<Element: HalfElement>(
     async_commit();
 }
 
-/// C = A * transpose(B), A \[m, k\] and B \[n, k\] in 16 bits, C in f32.
+/// C = A * transpose(B), A m x k and B n x k in 16 bits, C in f32.
 ///
 /// One block of four warps per 64 x 64 tile of C, each warp 32 x 32; `stages` tiles of 64 k are in flight.
 #[kernel(threads = 128)]
@@ -80,12 +79,12 @@ pub fn matmul<Element: HalfElement>(
 
         let stage = step % stages * TILE;
         for slice in unrolled(0..DEPTH / 16) {
-            let left = OperandB::load_transposed(b_tile, stage + warp_col, slice * 16);
-            let right = OperandB::load_transposed(b_tile, stage + warp_col + 16, slice * 16);
-            for half in unrolled(0..2) {
-                let rows = OperandA::load(a_tile, stage + warp_row + half * 16, slice * 16);
-                mma(acc.at(half * 2), rows, left);
-                mma(acc.at(half * 2 + 1), rows, right);
+            let left_cols = OperandB::load_transposed(b_tile, stage + warp_col, slice * 16);
+            let right_cols = OperandB::load_transposed(b_tile, stage + warp_col + 16, slice * 16);
+            for side in unrolled(0..2) {
+                let rows = OperandA::load(a_tile, stage + warp_row + side * 16, slice * 16);
+                mma(acc.at(side * 2), rows, left_cols);
+                mma(acc.at(side * 2 + 1), rows, right_cols);
             }
         }
     }
@@ -111,9 +110,7 @@ pub const ENTRY: Entry = Entry {
     ],
     build: |settings| {
         let stages = settings.number("stages")?;
-        if stages < 2 {
-            return Err(settings.unsupported("stages", &stages.to_string(), &["2", "3", "4"]));
-        }
+        settings.require("stages", (2..=4).contains(&stages), "2, 3 or 4")?;
         Ok(match settings.text("element")? {
             "f16" => matmul::<f16>(stages),
             "bf16" => matmul::<bf16>(stages),

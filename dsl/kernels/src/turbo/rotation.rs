@@ -31,24 +31,31 @@ fn word_of_warp(signs: [u32; 4]) -> Val<u32> {
 /// Rotates a group that 128 threads hold, one value each. All sums are rounded one by one, in the order the format
 /// fixes, so that stored bytes do not depend on the device. `exchange` holds 128 values.
 #[tile_fn]
-pub fn rotate(value: Val<f32>, exchange: Shared<f32>, first: [u32; 4], second: [u32; 4]) -> Val<f32> {
-    let thread = thread_index();
-    let mut x = with_sign(value, word_of_warp(first));
+pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [u32; 4], second: [u32; 4]) -> Val<f32> {
+    let mut coordinate = with_sign(value, word_of_warp(first));
     /// butterflies within a warp: the lower lane gets the sum, the upper one the difference
     for distance in [1, 2, 4, 8, 16] {
-        let other = shuffle_xor(x, distance);
-        x = select(thread & distance == 0, x.add_unfused(other), other.sub_unfused(x));
+        let other = shuffle_xor(coordinate, distance);
+        coordinate = select(
+            thread & distance == 0,
+            coordinate.add_unfused(other),
+            other.sub_unfused(coordinate),
+        );
     }
     /// butterflies between warps
     for distance in [32, 64] {
-        exchange[thread] = x;
+        exchange[thread] = coordinate;
         barrier();
         let other = exchange[thread ^ distance];
         barrier();
-        x = select(thread & distance == 0, x.add_unfused(other), other.sub_unfused(x));
+        coordinate = select(
+            thread & distance == 0,
+            coordinate.add_unfused(other),
+            other.sub_unfused(coordinate),
+        );
     }
     let factor = with_sign(f32(NORMALISE), word_of_warp(second));
-    x.mul_unfused(factor)
+    coordinate.mul_unfused(factor)
 }
 
 /// Sum over the group's 128 values in order, each thread computing all of it: the format fixes the order.

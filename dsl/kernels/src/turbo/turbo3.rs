@@ -52,7 +52,7 @@ pub fn turbo3_encode(#[shape(groups, 128)] x: In<f32>, #[shape(groups, 50)] byte
     barrier();
     let inverse = select(norm > 1e-10, 1.0 / norm, f32(0.0));
 
-    let rotated = rotate(value.mul_unfused(inverse), terms, SIGNS_1, SIGNS_2);
+    let rotated = rotate(value.mul_unfused(inverse), thread, terms, SIGNS_1, SIGNS_2);
     let index = nearest(rotated);
     indices[thread] = index;
     let snapped = codeword(index);
