@@ -62,6 +62,7 @@ impl Codec {
 
 /// Every weight codec: a new one is a line here.
 const CODECS: &[Codec] = &[
+    Codec::of::<super::q4_0::Q4_0>(),
     Codec::of::<super::q4_k::Q4K>(),
     Codec::of::<super::q6_k::Q6K>(),
     Codec::of::<super::q8_0::Q8_0>(),
