@@ -31,6 +31,7 @@ pub const VARIANTS: &[Variant] = &[
     variant("rope", "head_dim=256"),
     variant("rope", "head_dim=512"),
     variant("gather", "element=f16"),
+    variant("row_product", "weight=q4_0"),
     variant("row_product", "weight=q4_k"),
     variant("row_product", "weight=q6_k"),
     variant("row_product", "weight=q8_0"),

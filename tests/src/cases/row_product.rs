@@ -1,4 +1,4 @@
-//! row_product over Q4_K, Q6_K and Q8_0.
+//! row_product over every weight codec.
 
 use super::trial::{for_each, number};
 use super::{Case, CaseError, Extent, Trial};
@@ -16,6 +16,9 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new("row_product", &["weight=q6_k"], |trial| {
             check(trial, BlockFormat::Q6_K, 4)
+        }),
+        Case::new("row_product", &["weight=q4_0"], |trial| {
+            check(trial, BlockFormat::Q4_0, 4)
         }),
         Case::new("row_product", &["weight=q8_0", "warps=3"], |trial| {
             check(trial, BlockFormat::Q8_0, 3)
