@@ -287,7 +287,8 @@ fn has_word(text: &str, word: &str) -> bool {
 #[test]
 fn unsafe_code_stays_in_the_driver_layer() {
     for folder in ["dsl", "codegen", "runtime", "engine", "tests", "snapshots"] {
-        for path in sources(folder) {
+        // the rejected kernels of tests/ui are input of rustc, one of them for writing `unsafe`
+        for path in sources(folder).into_iter().filter(|path| !path.starts_with("tests/ui/")) {
             let text = read(&path);
             let lines: Vec<&str> = text.lines().collect();
             let in_driver_layer = DRIVER_LAYER.iter().any(|part| path.starts_with(part));
