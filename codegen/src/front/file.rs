@@ -6,7 +6,7 @@ use tilekiln_dsl::ir::{FunctionId, FunctionParameterKind, Kernel, Literal, Locat
 
 use super::body::{File, FileTable, Printer};
 use super::effects::{Owner, call_effects, is_read_only};
-use super::language::{Language, Needs, float_text};
+use super::language::{Language, Needs, float_text, word_text};
 use super::names::Names;
 use super::output::{Output, comment_text};
 use super::shared::{SharedPlan, plan};
@@ -298,8 +298,7 @@ fn plain_literal(file: &mut File<'_>, literal: Literal) -> String {
         Literal::Bool(v) => v.to_string(),
         Literal::I32(i32::MIN) => "-2147483647 - 1".to_string(),
         Literal::I32(v) => v.to_string(),
-        Literal::U32(v) if v > i32::MAX as u32 => format!("{v:#x}"),
-        Literal::U32(v) => v.to_string(),
+        Literal::U32(v) => word_text(v, false),
         Literal::U64(v) if v > i32::MAX as u64 => format!("{v:#x}ull"),
         Literal::U64(v) => v.to_string(),
         Literal::F16(v) => plain_literal(file, Literal::F32(v.to_f32())),
