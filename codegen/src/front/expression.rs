@@ -5,7 +5,7 @@ use tilekiln_dsl::ir::{
 };
 
 use super::body::Printer;
-use super::language::{Expr, binding, float_text, is_negative};
+use super::language::{Expr, binding, float_text, is_negative, word_text};
 use crate::CodegenError;
 
 /// What the surroundings of an expression do to its type.
@@ -178,8 +178,14 @@ impl Printer<'_, '_> {
             Op::Compare(op, a, b) => self.comparison(*op, *a, *b)?,
             Op::Select { condition, yes, no } => {
                 let condition = self.value(*condition, Context::Exact)?.within(binding::OR);
-                let yes = self.value(*yes, Context::Exact)?.within(binding::SELECT);
-                let no = self.value(*no, Context::Exact)?.within(binding::SELECT);
+                // Integers keep their value on the way to the type they are converted to.
+                let arm = if context == Context::Typed && !ty.scalar().is_float() {
+                    Context::Typed
+                } else {
+                    Context::Exact
+                };
+                let yes = self.value(*yes, arm)?.within(binding::SELECT);
+                let no = self.value(*no, arm)?.within(binding::SELECT);
                 Expr {
                     text: format!("{condition} ? {yes} : {no}"),
                     binds: binding::SELECT,
@@ -503,14 +509,8 @@ impl Printer<'_, '_> {
             Literal::I32(i32::MIN) => "(-2147483647 - 1)".to_string(),
             Literal::I32(v) => v.to_string(),
             Literal::U32(v) => {
-                let digits = match v {
-                    _ if context != Context::Mask || v < 10 => v.to_string(),
-                    0x1_0000.. => format!("{v:#010x}"),
-                    _ => format!("{v:#x}"),
-                };
-                // A decimal literal above the range of `int` would become a 64-bit one.
-                let short = bare && (v <= i32::MAX as u32 || context == Context::Mask);
-                if short { digits } else { digits + "u" }
+                let digits = word_text(v, context == Context::Mask);
+                if bare { digits } else { digits + "u" }
             }
             Literal::U64(v) => {
                 let digits = if context == Context::Mask && v > 9 {

@@ -6,9 +6,9 @@ use tilekiln_dsl::ir::{FunctionId, FunctionParameterKind, Kernel, Literal, Locat
 
 use super::body::{File, FileTable, Printer};
 use super::effects::{Owner, call_effects, is_read_only};
-use super::language::{Language, Needs, float_text};
+use super::language::{Language, Needs, float_text, word_text};
 use super::names::Names;
-use super::output::{Output, comment_text};
+use super::output::{Output, WIDTH, comment_text};
 use super::shared::{SharedPlan, plan};
 use crate::{CodegenError, Generated};
 
@@ -163,17 +163,33 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         };
         comment_text(&text)
     };
-    let doc: Vec<String> = kernel.doc.iter().map(|line| comment_text(line)).collect();
-    out.line(entry("kernel", &title, doc.first().map_or("", String::as_str)), None);
-    for line in doc.iter().skip(1) {
-        out.line(
-            if line.is_empty() {
-                "//".to_string()
-            } else {
-                entry("", "", line)
-            },
-            None,
-        );
+    let mut paragraphs = doc_paragraphs(&kernel.doc);
+    // The first sentence stands beside the title where it fits.
+    let beside = paragraphs.first().and_then(|first| {
+        let (sentence, rest) = match first.find(". ") {
+            Some(end) => first.split_at(end + 1),
+            None => (first.as_str(), ""),
+        };
+        let line = entry("kernel", &title, sentence);
+        (title.len() <= 24 && line.len() <= WIDTH).then(|| (line, rest.trim_start().to_string()))
+    });
+    if let Some((line, rest)) = beside {
+        out.line(line, None);
+        paragraphs.remove(0);
+        if !rest.is_empty() {
+            paragraphs.insert(0, rest);
+        }
+    } else {
+        out.line(entry("kernel", &title, ""), None);
+    }
+    for paragraph in &paragraphs {
+        out.line("//", None);
+        for line in wrapped(paragraph, 97) {
+            out.line(format!("// {line}"), None);
+        }
+    }
+    if !paragraphs.is_empty() {
+        out.line("//", None);
     }
     out.line(entry("target", kernel.target.name, kernel.target.summary), None);
     let numbers = spelled(false);
@@ -199,6 +215,35 @@ fn write_header(out: &mut Output, kernel: &Kernel, shared: SharedPlan) {
         remake += &format!(" --set {}", settings.join(","));
     }
     out.line(entry("remake", &remake, ""), None);
+}
+
+/// The paragraphs of a doc comment, each as one line of text; items of lists are paragraphs of their own.
+fn doc_paragraphs(doc: &[String]) -> Vec<String> {
+    let mut paragraphs: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in doc.iter().map(|line| comment_text(line)) {
+        let line = line.replace("\\[", "[").replace("\\]", "]");
+        let is_item = line.starts_with("- ") || line.starts_with("* ");
+        match paragraphs.last_mut() {
+            Some(paragraph) if is_open && !is_item && !line.is_empty() => *paragraph += &format!(" {line}"),
+            _ if !line.is_empty() => paragraphs.push(line.clone()),
+            _ => {}
+        }
+        is_open = !line.is_empty();
+    }
+    paragraphs
+}
+
+/// Words filled into lines of at most `width` characters.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => *line += &format!(" {word}"),
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
 }
 
 /// Definitions of the helpers in use, in the order of the language's table.
@@ -298,8 +343,7 @@ fn plain_literal(file: &mut File<'_>, literal: Literal) -> String {
         Literal::Bool(v) => v.to_string(),
         Literal::I32(i32::MIN) => "-2147483647 - 1".to_string(),
         Literal::I32(v) => v.to_string(),
-        Literal::U32(v) if v > i32::MAX as u32 => format!("{v:#x}"),
-        Literal::U32(v) => v.to_string(),
+        Literal::U32(v) => word_text(v, false),
         Literal::U64(v) if v > i32::MAX as u64 => format!("{v:#x}ull"),
         Literal::U64(v) => v.to_string(),
         Literal::F16(v) => plain_literal(file, Literal::F32(v.to_f32())),

@@ -162,6 +162,16 @@ pub(crate) fn float_text(value: f32) -> String {
     format!("{value:?}f")
 }
 
+/// Text of a 32-bit word: numbers too large to be sizes are bit patterns, which read best in hexadecimal. A
+/// hexadecimal literal above the range of `int` is unsigned; a decimal one would become a 64-bit one.
+pub(crate) fn word_text(value: u32, is_mask: bool) -> String {
+    match value {
+        0x1_0000.. => format!("{value:#010x}"),
+        10.. if is_mask => format!("{value:#x}"),
+        _ => value.to_string(),
+    }
+}
+
 /// Whether a literal is printed with a minus sign.
 pub(crate) fn is_negative(literal: Literal) -> bool {
     match literal {

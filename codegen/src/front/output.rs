@@ -3,7 +3,7 @@
 use tilekiln_dsl::ir::Location;
 
 /// Lines longer than this are broken where they nest least.
-const WIDTH: usize = 110;
+pub(crate) const WIDTH: usize = 110;
 
 /// The text so far.
 #[derive(Default)]
