@@ -288,7 +288,10 @@ fn has_word(text: &str, word: &str) -> bool {
 fn unsafe_code_stays_in_the_driver_layer() {
     for folder in ["dsl", "codegen", "runtime", "engine", "tests", "snapshots"] {
         // the rejected kernels of tests/ui are input of rustc, one of them for writing `unsafe`
-        for path in sources(folder).into_iter().filter(|path| !path.starts_with("tests/ui/")) {
+        for path in sources(folder)
+            .into_iter()
+            .filter(|path| !path.starts_with("tests/ui/"))
+        {
             let text = read(&path);
             let lines: Vec<&str> = text.lines().collect();
             let in_driver_layer = DRIVER_LAYER.iter().any(|part| path.starts_with(part));
