@@ -104,7 +104,7 @@ __device__ __forceinline__ __half2 divide_half2(__half2 a, __half2 b) {
 // sum over groups of `width` lanes; every lane returns the total
 template <unsigned width>
 __device__ __forceinline__ float warp_sum(float value) {
-#pragma unroll
+    #pragma unroll
     for (unsigned distance = 1; distance < width; distance *= 2)
         value = __fadd_rn(value, __shfl_xor_sync(0xffffffff, value, distance));
     return value;
@@ -119,7 +119,7 @@ __device__ __forceinline__ float warp_sum(float value) {
 // sum over groups of `width` lanes; every lane returns the total
 template <unsigned width, typename Integer>
 __device__ __forceinline__ Integer warp_sum(Integer value) {
-#pragma unroll
+    #pragma unroll
     for (unsigned distance = 1; distance < width; distance *= 2)
         value += __shfl_xor_sync(0xffffffff, value, distance);
     return value;
@@ -132,7 +132,7 @@ __device__ __forceinline__ Integer warp_sum(Integer value) {
 // least value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
 __device__ __forceinline__ T warp_min(T value) {
-#pragma unroll
+    #pragma unroll
     for (unsigned distance = 1; distance < width; distance *= 2)
         value = min(value, __shfl_xor_sync(0xffffffff, value, distance));
     return value;
@@ -144,7 +144,7 @@ __device__ __forceinline__ T warp_min(T value) {
 // greatest value of groups of `width` lanes, for every lane
 template <unsigned width, typename T>
 __device__ __forceinline__ T warp_max(T value) {
-#pragma unroll
+    #pragma unroll
     for (unsigned distance = 1; distance < width; distance *= 2)
         value = max(value, __shfl_xor_sync(0xffffffff, value, distance));
     return value;
@@ -243,7 +243,7 @@ __device__ __forceinline__ void load_matrix_transposed(unsigned (&to)[4], const 
         r#"
 // c += a * b for 16x16x16 tiles of f16: two m16n8k16, one per half of the columns
 __device__ __forceinline__ void mma_16x16x16_f16(float (&c)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
-#pragma unroll
+    #pragma unroll
     for (int half = 0; half < 2; ++half)
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
             : "+f"(c[4 * half]), "+f"(c[4 * half + 1]), "+f"(c[4 * half + 2]), "+f"(c[4 * half + 3])
@@ -255,7 +255,7 @@ __device__ __forceinline__ void mma_16x16x16_f16(float (&c)[8], const unsigned (
         r#"
 // c += a * b for 16x16x16 tiles of bf16: two m16n8k16, one per half of the columns
 __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
-#pragma unroll
+    #pragma unroll
     for (int half = 0; half < 2; ++half)
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
             : "+f"(c[4 * half]), "+f"(c[4 * half + 1]), "+f"(c[4 * half + 2]), "+f"(c[4 * half + 3])

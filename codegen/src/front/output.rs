@@ -24,18 +24,20 @@ impl Output {
             self.lines.push((format!("{margin}// {remark}"), at));
             text = code;
         }
-        let mut rest = text;
+        let mut start = 0;
         if !text.starts_with("//") && !text.starts_with('#') {
-            while margin.len() + rest.len() > WIDTH {
-                let Some(cut) = break_point(rest, WIDTH - margin.len()) else {
+            let breaks = break_points(text);
+            while margin.len() + text.len() - start > WIDTH {
+                let Some(cut) = best_break(&breaks, start, WIDTH.saturating_sub(margin.len())) else {
                     break;
                 };
-                self.lines.push((format!("{margin}{}", rest[..cut].trim_end()), at));
-                rest = rest[cut..].trim_start();
-                margin = "    ".repeat(self.indent + 1);
+                self.lines
+                    .push((format!("{margin}{}", text[start..cut].trim_end()), at));
+                start = cut;
+                margin = "    ".repeat(self.indent + 2);
             }
         }
-        let line = format!("{margin}{rest}");
+        let line = format!("{margin}{}", &text[start..]);
         self.lines.push((line.trim_end().to_string(), at));
     }
 
@@ -110,26 +112,69 @@ pub(crate) fn comment_text(text: &str) -> String {
         .to_string()
 }
 
-/// Where to break a line: the last place within `width` that is least deep in parentheses, after a comma or
-/// before an operator.
-fn break_point(text: &str, width: usize) -> Option<usize> {
+/// A place where a line may be broken: where the next line would start, and how much breaking there hurts.
+struct Break {
+    at: usize,
+    cost: (u8, usize, u8),
+}
+
+/// Where a line may be broken. Commas of the outermost call hurt least, then operators by how loosely they
+/// bind; inside indices and between factors only if nothing else helps.
+fn break_points(text: &str) -> Vec<Break> {
+    const OPERATORS: [(&str, u8); 12] = [
+        (": ", 1),
+        ("? ", 2),
+        ("|| ", 3),
+        ("&& ", 4),
+        ("| ", 5),
+        ("^ ", 5),
+        ("& ", 5),
+        ("+ ", 6),
+        ("- ", 6),
+        ("* ", 7),
+        ("/ ", 7),
+        ("% ", 7),
+    ];
     let bytes = text.as_bytes();
-    let mut depth = 0usize;
-    let mut best: Option<(usize, usize)> = None;
-    for (at, byte) in bytes.iter().enumerate().take(width) {
+    let mut open: Vec<u8> = Vec::new();
+    let mut breaks = Vec::new();
+    for (at, &byte) in bytes.iter().enumerate() {
         match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b' ' if at > 8 => {
-                let after_comma = bytes[at - 1] == b',';
-                let operators = ["+ ", "- ", "* ", "/ ", "& ", "| ", "^ ", "&& ", "|| ", "? ", ": "];
-                let before_operator = operators.iter().any(|op| text[at + 1..].starts_with(op));
-                if (after_comma || before_operator) && best.is_none_or(|(_, d)| depth <= d) {
-                    best = Some((at + 1, depth));
+            b'(' | b'[' | b'{' => open.push(byte),
+            b')' | b']' | b'}' => drop(open.pop()),
+            b' ' if at > 0 => {
+                let rest = &text[at + 1..];
+                let rank = if matches!(bytes[at - 1], b',' | b';') {
+                    Some(0)
+                } else {
+                    OPERATORS
+                        .iter()
+                        .find(|(token, _)| rest.starts_with(token))
+                        .map(|(_, rank)| *rank)
+                };
+                if let Some(rank) = rank {
+                    let class = match (open.contains(&b'['), rank) {
+                        (false, 0..7) => 0,
+                        (true, 0) => 1,
+                        (false, _) => 2,
+                        (true, _) => 3,
+                    };
+                    breaks.push(Break {
+                        at: at + 1,
+                        cost: (class, open.len(), rank),
+                    });
                 }
             }
             _ => {}
         }
     }
-    best.map(|(at, _)| at)
+    breaks
+}
+
+/// The last of the cheapest breaks within `width` characters behind `start`.
+fn best_break(breaks: &[Break], start: usize, width: usize) -> Option<usize> {
+    let reach = breaks
+        .iter()
+        .filter(|place| place.at > start + 8 && place.at <= start + width + 1);
+    reach.rev().min_by_key(|place| place.cost).map(|place| place.at)
 }

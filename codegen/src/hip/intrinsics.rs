@@ -548,7 +548,7 @@ __device__ __forceinline__ void mma_16x16x16_f16(float (&c)[8], const unsigned (
     const u32x8 right = {b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]};
     f32x8 sum = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
     sum = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(__builtin_bit_cast(f16x16, left), __builtin_bit_cast(f16x16, right), sum);
-#pragma unroll
+    #pragma unroll
     for (int i = 0; i < 8; ++i)
         c[i] = sum[i];
 }",
@@ -563,7 +563,7 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
     const u32x8 right = {b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]};
     f32x8 sum = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
     sum = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(i16x16, left), __builtin_bit_cast(i16x16, right), sum);
-#pragma unroll
+    #pragma unroll
     for (int i = 0; i < 8; ++i)
         c[i] = sum[i];
 }",

@@ -23,17 +23,17 @@ __device__ __forceinline__ float reduce_angle(float angle, unsigned& quadrant) {
     const unsigned mantissa = (bits & 0x7fffff) | 0x800000;
     const unsigned first = (bits >> 23) - 120;
     unsigned window[4];
-#pragma unroll
+    #pragma unroll
     for (unsigned i = 0; i < 4; ++i) {
         window[i] = 0;
-#pragma unroll
+    #pragma unroll
         for (unsigned word = 0; word < 8; ++word)
             if (word == first / 32 + i)
                 window[i] = two_over_pi[word];
     }
     const unsigned shift = first % 32;
     unsigned part[3];
-#pragma unroll
+    #pragma unroll
     for (unsigned i = 0; i < 3; ++i)
         part[i] = unsigned(((((unsigned long long)window[i] << 32) | window[i + 1]) << shift) >> 32);
     unsigned long long product = ((unsigned long long)mantissa * part[2]) >> 32;
