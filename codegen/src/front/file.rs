@@ -106,7 +106,13 @@ pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generate
 
 fn open_file<'k>(kernel: &'k Kernel, language: &'k dyn Language) -> File<'k> {
     let helpers = language.helpers().iter().map(|helper| helper.name);
-    let mut names = Names::new(language.keywords().iter().copied().chain(helpers));
+    let mut names = Names::new(
+        super::keywords::RESERVED
+            .iter()
+            .chain(language.keywords())
+            .copied()
+            .chain(helpers),
+    );
     names.take(&kernel.symbol);
     let constant_names = kernel.constants.iter().map(|c| names.declare(&c.name)).collect();
     let function_names = kernel.functions.iter().map(|f| names.declare(&f.name)).collect();

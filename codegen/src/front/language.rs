@@ -113,7 +113,8 @@ pub(crate) trait Language {
     fn extension(&self) -> &'static str;
     /// Fragment layouts its matrix product can be written for.
     fn fragments(&self) -> &'static [FragmentLayout];
-    /// Names an author's name must not become: keywords and predefined names (helpers come on top).
+    /// Names an author's name must not become: what its compiler predefines
+    /// beyond `keywords::RESERVED` (helpers come on top).
     fn keywords(&self) -> &'static [&'static str];
     /// Everything the prelude can define, in the order it is printed.
     fn helpers(&self) -> &'static [Helper];

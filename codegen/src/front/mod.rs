@@ -16,6 +16,7 @@ pub(crate) mod body;
 pub(crate) mod effects;
 pub(crate) mod expression;
 pub(crate) mod file;
+pub(crate) mod keywords;
 pub(crate) mod language;
 pub(crate) mod names;
 pub(crate) mod output;
