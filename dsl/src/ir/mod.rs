@@ -17,7 +17,7 @@
 //! [`StmtKind::Barrier`] (the whole block) or [`StmtKind::WarpBarrier`] (the 32 lanes of a warp).
 //!
 //! # Numbers
-//! Integer arithmetic wraps. `f32` arithmetic is IEEE; a writer's compiler may contract `a*b+c` into a
+//! Unsigned arithmetic wraps; `i32` wraps on the host and must not overflow elsewhere (C++). `f32` arithmetic is IEEE; a writer's compiler may contract `a*b+c` into a
 //! fused multiply-add *except* for the `…Unfused` operations. 16-bit float arithmetic is done in `f32` and
 //! rounded to nearest even once per operation. Float to integer conversion truncates and saturates,
 //! NaN gives 0. Reductions over lanes combine by xor distance, nearest first (1, 2, 4, …).
@@ -514,7 +514,7 @@ pub enum Builtin {
 /// Operations on one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnaryOp {
-    /// Negation (integers wrap).
+    /// Negation.
     Neg,
     /// Bitwise complement, or logical not of a `bool`.
     Not,
