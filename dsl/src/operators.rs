@@ -4,7 +4,7 @@
 //! small wrapper with an inherent method for device types and a trait method of the same name for everything else;
 //! method lookup prefers the inherent one.
 
-use crate::ir::{CompareOp, Location, Op};
+use crate::ir::{CompareOp, Location, Op, Unroll};
 use crate::memory::{Accumulators, OperandA, OperandB, Registers, RowSums, Shared, SharedTile};
 use crate::record::{ComptimeIf, DeviceLoop, If, WhileCondition, logical};
 use crate::value::{DeviceType, Element, IntoVal, Numeric, Val};
@@ -325,7 +325,7 @@ macro_rules! device_ranges {
                 let start: Val<$t> = self.into_val(0, at);
                 let end: Val<$t> = end.into_val(1, at);
                 let step: Val<$t> = 1i32.into_val(1, at);
-                DeviceLoop::new(start, end, step, false, at)
+                DeviceLoop::new(start, end, step, Unroll::Free, at)
             }
         }
     )*};
@@ -346,7 +346,7 @@ pub fn device_range(start: impl IntoVal<u32>, end: impl IntoVal<u32>) -> DeviceL
     let start = start.into_val(0, at);
     let end = end.into_val(1, at);
     let step = 1u32.into_val(1, at);
-    DeviceLoop::new(start, end, step, false, at)
+    DeviceLoop::new(start, end, step, Unroll::Free, at)
 }
 
 /// Remembers the source name of an operand for the operation about to be recorded.

@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::ir::{
     BinaryOp, Block, CompareOp, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId, Scalar, Stmt,
-    StmtKind, Type, ValueId,
+    StmtKind, Type, Unroll, ValueId,
 };
 
 use super::body::Printer;
@@ -90,8 +90,10 @@ impl Printer<'_, '_> {
                 };
                 let declared = &self.body.variables[variable.index()];
                 let ty = self.type_name(declared.ty, at)?;
-                if *unroll {
-                    self.line("#pragma unroll", at);
+                match unroll {
+                    Unroll::Free => {}
+                    Unroll::By(factor) => self.line(format!("#pragma unroll {factor}"), at),
+                    Unroll::Full => self.line("#pragma unroll", at),
                 }
                 self.file.names.open();
                 let name = self.file.names.declare(&declared.name);

@@ -184,7 +184,7 @@ impl Build {
                 start,
                 end,
                 step,
-                unroll,
+                unroll: if unroll { Unroll::Full } else { Unroll::Free },
                 body,
             },
             at,

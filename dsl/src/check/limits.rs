@@ -154,7 +154,7 @@ pub fn check_loops(scope: &Scope, statics: &Statics, report: &mut Report) {
                 "`stepped(start, end, step)` with a positive step",
             );
         }
-        if *unroll && [start, end, step].iter().any(|bound| statics.number(**bound).is_none()) {
+        if *unroll == Unroll::Full && [start, end, step].iter().any(|bound| statics.number(**bound).is_none()) {
             report.add(
                 stmt.at,
                 "an unrolled loop with bounds that are known at run time only",

@@ -31,7 +31,9 @@ impl<'a> Statics<'a> {
         };
         each_statement(&body.block, &mut Path::new(), &mut |stmt, _| {
             if let StmtKind::For {
-                variable, unroll: true, ..
+                variable,
+                unroll: Unroll::Full,
+                ..
             } = &stmt.kind
             {
                 statics.unrolled.insert(*variable, None);
@@ -47,7 +49,7 @@ impl<'a> Statics<'a> {
                 start,
                 end,
                 step,
-                unroll: true,
+                unroll: Unroll::Full,
                 body,
             } = &stmt.kind
             {

@@ -609,6 +609,17 @@ pub enum ReduceOp {
     Max,
 }
 
+/// What the vendor compiler is told about unrolling a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unroll {
+    /// Nothing: it decides.
+    Free,
+    /// That many rounds at a time, to keep register use in bounds.
+    By(u32),
+    /// All of it; bounds are compile-time constants, and the variable may index register arrays.
+    Full,
+}
+
 /// A statement and where it was written.
 #[derive(Clone, Debug)]
 pub struct Stmt {
@@ -680,8 +691,8 @@ pub enum StmtKind {
         end: ValueId,
         /// Increment, positive.
         step: ValueId,
-        /// Fully unrolled by the vendor compiler; bounds are then compile-time constants.
-        unroll: bool,
+        /// What the vendor compiler is told about unrolling.
+        unroll: Unroll,
         /// The body.
         body: Block,
     },

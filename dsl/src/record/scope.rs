@@ -265,14 +265,14 @@ pub fn logical(left: Val<bool>, is_and: bool, right: impl FnOnce() -> Val<bool>,
 pub struct DeviceLoop<T: DeviceType> {
     variable: VariableId,
     bounds: [Val<T>; 3],
-    unroll: bool,
+    unroll: Unroll,
     at: Location,
     stage: u8,
 }
 
 impl<T: Numeric> DeviceLoop<T> {
     /// `for variable in start..end` by `step`.
-    pub fn new(start: Val<T>, end: Val<T>, step: Val<T>, unroll: bool, at: Location) -> Self {
+    pub fn new(start: Val<T>, end: Val<T>, step: Val<T>, unroll: Unroll, at: Location) -> Self {
         let bounds = [start.settled(at), end.settled(at), step.settled(at)];
         let variable = with(|r| {
             let body = &mut r.frame().body;

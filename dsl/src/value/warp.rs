@@ -1,7 +1,7 @@
 //! Lanes, warps and blocks: coordinates, exchange between lanes, barriers, launch dependencies.
 
 use super::*;
-use crate::ir::{Builtin, Location, Op, ReduceOp, ShuffleKind, StmtKind};
+use crate::ir::{Builtin, Location, Op, ReduceOp, ShuffleKind, StmtKind, Unroll};
 use crate::record::{DeviceLoop, error, statement};
 
 macro_rules! coordinates {
@@ -177,7 +177,7 @@ pub fn strided(n: impl IntoVal<u32>, threads: usize) -> DeviceLoop<u32> {
     let start = Val::record(Op::Builtin(Builtin::ThreadIndex), at);
     let end = n.into_val(1, at);
     let step = IntoVal::<u32>::into_val(threads, 1, at);
-    DeviceLoop::new(start, end, step, false, at)
+    DeviceLoop::new(start, end, step, Unroll::Free, at)
 }
 
 /// This lane's share of `0..n`: `lane_index()`, then every 32nd.
@@ -187,7 +187,7 @@ pub fn lane_strided(n: impl IntoVal<u32>) -> DeviceLoop<u32> {
     let start = Val::record(Op::Builtin(Builtin::Lane), at);
     let end = n.into_val(1, at);
     let step = IntoVal::<u32>::into_val(32u32, 1, at);
-    DeviceLoop::new(start, end, step, false, at)
+    DeviceLoop::new(start, end, step, Unroll::Free, at)
 }
 
 /// `start`, `start + step`, … below `end`, as a loop on the device.
@@ -197,7 +197,25 @@ pub fn stepped(start: impl IntoVal<u32>, end: impl IntoVal<u32>, step: impl Into
     let start = start.into_val(0, at);
     let end = end.into_val(1, at);
     let step = step.into_val(1, at);
-    DeviceLoop::new(start, end, step, false, at)
+    DeviceLoop::new(start, end, step, Unroll::Free, at)
+}
+
+/// A loop that the vendor compiler unrolls by `factor` rounds only: full unrolling would cost too many registers.
+#[track_caller]
+pub fn unrolled_by(factor: usize, range: std::ops::Range<usize>) -> DeviceLoop<u32> {
+    let at = Location::caller();
+    if factor == 0 {
+        error(
+            at,
+            "a loop unrolled by 0 rounds",
+            "1 round (not unrolled) or more",
+            "`unrolled_by(1, …)`",
+        );
+    }
+    let start = IntoVal::<u32>::into_val(range.start, 1, at);
+    let end = IntoVal::<u32>::into_val(range.end, 1, at);
+    let step = IntoVal::<u32>::into_val(1u32, 1, at);
+    DeviceLoop::new(start, end, step, Unroll::By(factor.max(1) as u32), at)
 }
 
 /// A loop that stays a loop in the generated text and that the vendor compiler unrolls fully:
@@ -208,5 +226,5 @@ pub fn unrolled(range: std::ops::Range<usize>) -> DeviceLoop<u32> {
     let start = IntoVal::<u32>::into_val(range.start, 1, at);
     let end = IntoVal::<u32>::into_val(range.end, 1, at);
     let step = IntoVal::<u32>::into_val(1u32, 1, at);
-    DeviceLoop::new(start, end, step, true, at)
+    DeviceLoop::new(start, end, step, Unroll::Full, at)
 }

@@ -247,7 +247,7 @@ impl Recorder {
             start,
             end,
             step,
-            unroll: false,
+            unroll: Unroll::Free,
             body,
         };
         self.open.last_mut().unwrap().push(Stmt { kind, at });

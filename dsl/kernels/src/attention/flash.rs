@@ -143,7 +143,7 @@ fn score_step(
     if warp_index() < shape.keys / 16 {
         let first_key = warp_index() * 16;
         let score = Accumulators::zeros(1);
-        for slice in unrolled(0..shape.head_dim / 16) {
+        for slice in unrolled_by(4, 0..shape.head_dim / 16) {
             let queries = OperandA::load(q_tile, 0, slice * 16);
             let step_keys = OperandB::load_transposed(kv_tile, first_key, slice * 16);
             mma(score.at(0), queries, step_keys);
