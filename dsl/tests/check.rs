@@ -344,7 +344,7 @@ fn damaged_kernels_are_found() {
     let mut unrolled = recorded(in_parameter_loop());
     for stmt in &mut unrolled.body.block {
         if let StmtKind::For { unroll, .. } = &mut stmt.kind {
-            *unroll = true;
+            *unroll = tilekiln_dsl::ir::Unroll::Full;
         }
     }
     assert_eq!(
