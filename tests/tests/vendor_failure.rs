@@ -10,6 +10,9 @@ use tilekiln_runtime::compiler::{Compiler, compile};
 use tilekiln_tests::requirement::require;
 use tilekiln_tests::variants::VARIANTS;
 
+/// One vendor at a time: with both compilers at work in one process, a crash inside of a vendor library was seen once.
+static ONE_VENDOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Planted into the text of `rms_norm`: a name that nobody has declared.
 const WHOLE: &str = "sum += v * v;";
 const DAMAGED: &str = "sum += v * vv;";
@@ -112,6 +115,7 @@ fn rejected(compiler: &dyn Compiler, target: &str) {
 
 #[test]
 fn nvrtc_rejects() {
+    let _alone = ONE_VENDOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(nvrtc) = require("nvrtc", Nvrtc::open()) else {
         return;
     };
@@ -122,6 +126,7 @@ fn nvrtc_rejects() {
 
 #[test]
 fn hiprtc_rejects() {
+    let _alone = ONE_VENDOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(hiprtc) = require("hiprtc", Hiprtc::open()) else {
         return;
     };
