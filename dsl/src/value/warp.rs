@@ -212,10 +212,7 @@ pub fn unrolled_by(factor: usize, range: std::ops::Range<usize>) -> DeviceLoop<u
             "`unrolled_by(1, …)`",
         );
     }
-    let start = IntoVal::<u32>::into_val(range.start, 1, at);
-    let end = IntoVal::<u32>::into_val(range.end, 1, at);
-    let step = IntoVal::<u32>::into_val(1u32, 1, at);
-    DeviceLoop::new(start, end, step, Unroll::By(factor.max(1) as u32), at)
+    counted(range, Unroll::By(factor.max(1) as u32), at)
 }
 
 /// A loop that stays a loop in the generated text and that the vendor compiler unrolls fully:
@@ -223,8 +220,13 @@ pub fn unrolled_by(factor: usize, range: std::ops::Range<usize>) -> DeviceLoop<u
 #[track_caller]
 pub fn unrolled(range: std::ops::Range<usize>) -> DeviceLoop<u32> {
     let at = Location::caller();
+    counted(range, Unroll::Full, at)
+}
+
+/// A loop over comptime bounds that the vendor compiler is told how to unroll.
+fn counted(range: std::ops::Range<usize>, unroll: Unroll, at: Location) -> DeviceLoop<u32> {
     let start = IntoVal::<u32>::into_val(range.start, 1, at);
     let end = IntoVal::<u32>::into_val(range.end, 1, at);
     let step = IntoVal::<u32>::into_val(1u32, 1, at);
-    DeviceLoop::new(start, end, step, Unroll::Full, at)
+    DeviceLoop::new(start, end, step, unroll, at)
 }
