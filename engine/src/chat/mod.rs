@@ -1,0 +1,1 @@
+//! Conversations as prompts: the chat template of a file.

@@ -1,0 +1,1 @@
+//! Speculative decoding: drafting with the assistant, verification, acceptance.

@@ -1,0 +1,1 @@
+//! Synthetic models with true shapes and a known right answer.
