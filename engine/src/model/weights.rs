@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::ModelError;
-use super::config::{Layer, Names, Shape};
+use super::config::{Layer, LayerKind, Names, Shape};
 use crate::gguf;
 use crate::plan::{BufferId, BufferKind, BufferTable, Machine, Progress};
 
@@ -115,6 +115,23 @@ enum Source {
     Made(Vec<u8>),
 }
 
+/// Tables of rotation frequencies.
+#[derive(Clone, Copy, Debug)]
+pub struct Frequencies {
+    sliding: BufferId,
+    full: BufferId,
+}
+
+impl Frequencies {
+    /// The table for layers of that kind.
+    pub fn of(self, kind: LayerKind) -> BufferId {
+        match kind {
+            LayerKind::Sliding => self.sliding,
+            LayerKind::Full => self.full,
+        }
+    }
+}
+
 /// Takes tensors out of a file one by one.
 pub struct Loader<'a> {
     file: &'a gguf::File,
@@ -165,12 +182,12 @@ impl<'a> Loader<'a> {
     pub fn table(&mut self, table: &mut BufferTable, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
         let info = self.tensor(name, &[cols, rows])?;
         let codec = info.kind.codec().ok_or_else(|| ModelError::UnsupportedType {
-            name: info.name.clone(),
+            name: info.name.to_string(),
             kind: info.kind.to_string(),
         })?;
         if !cols.is_multiple_of(32) {
             return Err(ModelError::UnalignedRows {
-                name: info.name.clone(),
+                name: info.name.to_string(),
                 cols,
             });
         }
@@ -183,7 +200,7 @@ impl<'a> Loader<'a> {
             let size = rows * row_bytes;
             let buffer = table.add(&info.name, BufferKind::Constant, size);
             let source = Source::File {
-                tensor: info.name.clone(),
+                tensor: info.name.to_string(),
                 start: first_row * row_bytes,
                 bytes: size,
             };
@@ -231,7 +248,7 @@ impl<'a> Loader<'a> {
             Some("bf16") => halves().map(|half| bf16::from_le_bytes(half).to_f32()).collect(),
             _ => {
                 return Err(ModelError::UnsupportedType {
-                    name: info.name.clone(),
+                    name: info.name.to_string(),
                     kind: format!("{} (a vector has to be F32, F16 or BF16)", info.kind),
                 });
             }
@@ -243,7 +260,7 @@ impl<'a> Loader<'a> {
         let info = self.tensor(name, &[len])?;
         if info.kind != gguf::TensorType::I32 {
             return Err(ModelError::UnsupportedType {
-                name: info.name.clone(),
+                name: info.name.to_string(),
                 kind: format!("{} (it has to be I32)", info.kind),
             });
         }
@@ -256,6 +273,55 @@ impl<'a> Loader<'a> {
         let id = table.add(name, BufferKind::Constant, bytes.len());
         self.sources.push((id, Source::Made(bytes.to_vec())));
         id
+    }
+
+    /// Rows of a matrix: its second dimension.
+    pub fn rows(&self, name: &str) -> Result<usize, ModelError> {
+        let name = self.names.tensor(name);
+        match self.file.tensor(&name) {
+            Some(info) if info.rows() > 0 && u32::try_from(info.rows()).is_ok() => Ok(info.rows()),
+            Some(info) => Err(ModelError::BadValue {
+                key: name,
+                found: format!("a tensor of {} rows", info.rows()),
+                wanted: "one row per token of the vocabulary is needed".to_owned(),
+            }),
+            None => Err(ModelError::MissingTensor { name, dims: Vec::new() }),
+        }
+    }
+
+    /// Radians per position for the layers of both kinds.
+    pub fn frequencies(&mut self, table: &mut BufferTable, shape: &Shape) -> Result<Frequencies, ModelError> {
+        let mut made = |kind: LayerKind, name: &str| -> Result<Option<BufferId>, ModelError> {
+            let Some(head_dim) = shape.head_dim(kind) else { return Ok(None) };
+            let divisors = if kind == LayerKind::Full && self.has("rope_freqs.weight") {
+                Some(self.values("rope_freqs.weight", head_dim / 2)?)
+            } else {
+                None
+            };
+            if let Some(bad) = divisors.iter().flatten().find(|divisor| !(**divisor > 0.0)) {
+                return Err(ModelError::BadValue {
+                    key: "rope_freqs.weight".to_owned(),
+                    found: bad.to_string(),
+                    wanted: "divisors of frequencies have to be positive".to_owned(),
+                });
+            }
+            let values = shape.inverse_frequencies(kind, head_dim, divisors.as_deref());
+            Ok(Some(self.made(table, name, bytemuck::cast_slice(&values))))
+        };
+        let sliding = made(LayerKind::Sliding, "inverse_frequency.sliding")?;
+        let full = made(LayerKind::Full, "inverse_frequency.full")?;
+        match (sliding, full) {
+            (Some(sliding), full) => Ok(Frequencies {
+                sliding,
+                full: full.unwrap_or(sliding),
+            }),
+            (None, Some(full)) => Ok(Frequencies { sliding: full, full }),
+            (None, None) => Err(ModelError::BadValue {
+                key: "block_count".to_owned(),
+                found: "0".to_owned(),
+                wanted: "it has to be at least 1".to_owned(),
+            }),
+        }
     }
 
     /// The tensors of layer `index`. `own` layers have keys and values of their own; `ple` is the width of per-layer
