@@ -10,7 +10,7 @@ use crate::plan::{BufferId, BufferTable, Count, KernelSpec, Operand, Plan};
 const THREADS: u32 = 256;
 /// Warps of a block of a matrix product: output values per block.
 const WARPS: u32 = 4;
-/// Groups of 32 activations that one block of `quantise_rows` takes.
+/// Threads of a block of `quantise_rows`; each takes four values.
 const QUANTISE_THREADS: u32 = 256;
 
 /// Input buffers that describe the rows of a step.
@@ -234,7 +234,7 @@ impl<'a> Planner<'a> {
             ];
             let blocks = Count::Rows {
                 times: groups,
-                per: QUANTISE_THREADS / 32,
+                per: QUANTISE_THREADS / 8,
             };
             let settings = [format!("threads={QUANTISE_THREADS}")];
             let name = format!("{label}.quantise");

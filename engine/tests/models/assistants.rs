@@ -1,0 +1,1 @@
+//! Assistants against the golden drafts.
