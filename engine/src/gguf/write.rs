@@ -177,9 +177,11 @@ impl Writer {
         self.tensors += 1;
         // What is wrong with it, `layout` says.
         let values = dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-        let end = values
-            .and_then(|values| kind.bytes(values))
-            .and_then(|bytes| bytes.checked_add(offset));
+        let bytes = match kind {
+            TensorType::Unknown(_) => Some(1),
+            known => values.and_then(|values| known.bytes(values)),
+        };
+        let end = bytes.and_then(|bytes| bytes.checked_add(offset));
         self.end = end.unwrap_or(offset);
         self.next = end.and_then(|end| end.checked_next_multiple_of(self.alignment));
         self

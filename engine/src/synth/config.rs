@@ -153,7 +153,7 @@ const MINI: Config = Config {
     shared_layers: 6,
     vocabulary: 8192,
     assistant: Assistant {
-        centroids: Some(64),
+        centroids: Some(512),
         ..E4B.assistant
     },
     ..E4B
@@ -185,7 +185,7 @@ const TINY: Config = Config {
         width: 96,
         feed_forward: 192,
         heads: 4,
-        centroids: Some(32),
+        centroids: Some(128),
     },
     ..E4B
 };

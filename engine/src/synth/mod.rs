@@ -159,6 +159,11 @@ impl Model {
         &self.walk
     }
 
+    /// Tensors of the target and of the assistant.
+    pub fn tensors(&self) -> [&[TensorInfo]; 2] {
+        [self.layouts[0].tensors(), self.layouts[1].tensors()]
+    }
+
     /// Bytes of the target and of the assistant.
     pub fn sizes(&self) -> [usize; 2] {
         [self.layouts[0].size(), self.layouts[1].size()]
