@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Acceptance of the first draft over 256 tokens, off by three rounds at most, for drafts of several lengths.
+    /// Acceptance of the first draft over 256 tokens, off by 0.03 or three rounds at most, for drafts of several lengths.
     #[test]
     fn short_stretches_show_the_acceptance() {
         for accept in [0.0, 0.25, 0.5, 0.75, 0.9, 1.0] {
@@ -150,7 +150,7 @@ mod tests {
                     }
                     let measured = f64::from(accepted) / f64::from(rounds);
                     assert!(
-                        (measured - accept).abs() < 0.005 + 3.0 / f64::from(rounds),
+                        (measured - accept).abs() < 0.03_f64.max(3.0 / f64::from(rounds)),
                         "{accept}, {drafts} drafts: {measured}"
                     );
                 }
