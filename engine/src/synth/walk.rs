@@ -122,10 +122,19 @@ mod tests {
         }
     }
 
-    /// Acceptance of the first draft over 256 tokens, off by 0.03 or three rounds at most, for drafts of several lengths.
+    /// Acceptance of the first draft over 256 tokens, for drafts of several lengths.
     #[test]
     fn short_stretches_show_the_acceptance() {
-        for accept in [0.0, 0.25, 0.5, 0.75, 0.9, 1.0] {
+        // 0.9 has 26 runs in 256 tokens
+        let table = [
+            (0.0, 0.0),
+            (0.25, 0.03),
+            (0.5, 0.03),
+            (0.75, 0.03),
+            (0.9, 0.05),
+            (1.0, 0.0),
+        ];
+        for (accept, limit) in table {
             let walk = Walk::new(262_144, accept, 4);
             let predictions = walk.predictions();
             let right: usize = (FIRST_WORD..262_144)
@@ -150,7 +159,7 @@ mod tests {
                     }
                     let measured = f64::from(accepted) / f64::from(rounds);
                     assert!(
-                        (measured - accept).abs() < 0.03_f64.max(3.0 / f64::from(rounds)),
+                        (measured - accept).abs() <= limit,
                         "{accept}, {drafts} drafts: {measured}"
                     );
                 }
