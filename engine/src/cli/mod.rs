@@ -3,7 +3,9 @@
 mod check;
 mod doctor;
 mod emit;
+mod inspect;
 mod kernels;
+mod synth;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -31,6 +33,10 @@ enum Command {
     Check(check::Check),
     /// Show devices, drivers, compilers and caches, and what is missing
     Doctor(doctor::Doctor),
+    /// Show the metadata and the tensors of a GGUF file
+    Inspect(inspect::Inspect),
+    /// Write a synthetic model and its assistant: true shapes, random weights, a known right answer
+    Synth(synth::Synth),
 }
 
 /// Why a command did not do its work.
@@ -143,6 +149,8 @@ pub fn run() -> ExitCode {
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Synth(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
