@@ -157,7 +157,7 @@ fn vocabularies_that_do_not_fit_together_are_refused() {
         let error = Tokenizer::new(vocabulary).err().unwrap();
         assert!(error.to_string().contains(message), "{error}");
     }
-    assert_eq!(Tokenizer::new(Vocabulary::default()).err(), Some(TokenizerError::Empty));
+    assert!(matches!(Tokenizer::new(Vocabulary::default()), Err(TokenizerError::Empty)));
 }
 
 #[test]

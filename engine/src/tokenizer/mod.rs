@@ -7,6 +7,7 @@
 //! Decoding keeps bytes until they are characters, see [`Detokenizer`].
 
 mod detokenizer;
+mod file;
 mod merge;
 mod special;
 
@@ -18,6 +19,8 @@ use rustc_hash::FxHashMap;
 pub use detokenizer::Detokenizer;
 use merge::{Merger, Run};
 use special::{Finder, Pattern};
+
+use crate::gguf;
 
 /// What stands for a space in the vocabulary.
 const SPACE: &str = "\u{2581}";
@@ -116,24 +119,11 @@ pub struct Vocabulary {
 }
 
 /// Why there is no tokenizer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// A key that must be there.
-    #[error("the file has no tokenizer: `{key}` is missing")]
-    Missing {
-        /// The key.
-        key: String,
-    },
-    /// A key of another type than it must have.
-    #[error("`{key}` is {found}, not {expected}")]
-    WrongType {
-        /// The key.
-        key: String,
-        /// What it should be.
-        expected: &'static str,
-        /// What it is.
-        found: String,
-    },
+    /// A key is missing or of another type than it must have.
+    #[error("the tokenizer of the file cannot be read: {0}")]
+    Metadata(#[from] gguf::Error),
     /// Another kind of tokenizer.
     #[error("`tokenizer.ggml.model` is `{found}`; only `gemma4` tokenizers are supported")]
     Model {
@@ -200,8 +190,8 @@ pub struct Tokenizer {
     end_of_generation: Vec<u32>,
     suppressed: Vec<u32>,
     markup: Vec<u32>,
-    /// Texts of tokens that structure prompts, see [`Tokenizer::structure`].
-    structure: Vec<u32>,
+    /// Finds what structures a prompt; in every text what is no [`MARKUP`].
+    structure: Finder,
 }
 
 /// The byte that a byte token stands for.
@@ -325,15 +315,20 @@ impl Tokenizer {
         end_of_generation.sort_unstable();
         end_of_generation.dedup();
         let markup = MARKUP.iter().filter_map(|text| by_text(text)).collect();
-        let structure = (0..len as u32).filter(|&id| {
-            let text = texts[id as usize].unwrap_or_default();
-            match kinds[id as usize] {
-                Kind::Control | Kind::Unknown => !text.is_empty(),
+        let structure = (0..len as u32).filter_map(|id| {
+            let text = texts[id as usize]?;
+            let structures = match kinds[id as usize] {
+                Kind::Control | Kind::Unknown => true,
                 Kind::UserDefined => text.starts_with("<|") || text.ends_with("|>"),
                 Kind::Normal | Kind::Unused | Kind::Byte => false,
-            }
+            };
+            structures.then_some(Pattern {
+                text,
+                id,
+                always: !MARKUP.contains(&text),
+            })
         });
-        let structure = structure.collect();
+        let structure = Finder::new(structure);
         Ok(Self {
             text,
             ends,
@@ -500,11 +495,24 @@ impl Tokenizer {
         matches!(self.kind(token), Some(Kind::Control | Kind::Unknown))
     }
 
-    /// Texts that structure a prompt, and that nobody but its author should be able to put there: all control tokens,
-    /// and user-defined ones that look like markup (`<|channel>`, `<tool_call|>`; not HTML tags or runs of newlines).
-    pub(crate) fn structure(&self) -> impl Iterator<Item = &str> {
-        let bytes = self.structure.iter().filter_map(|&id| self.token_bytes(id));
-        bytes.filter_map(|bytes| std::str::from_utf8(bytes).ok())
+    /// A text in which nothing structures a prompt: `mark` is put into all control tokens, and into user-defined ones
+    /// that look like markup (`<|channel>`, `<tool_call|>`; not HTML tags or runs of newlines), so that they are no
+    /// special tokens to [`Tokenizer::encode_marked_prompt`]. With `keep_markup`, what structures an answer stays.
+    pub(crate) fn mark<'a>(&self, text: &'a str, mark: char, keep_markup: bool) -> Cow<'a, str> {
+        let starts = self.structure.starts(text, !keep_markup);
+        if starts.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        let mut marked = String::with_capacity(text.len() + starts.len() * mark.len_utf8());
+        let mut at = 0;
+        for found in starts {
+            let first = text[found.start..].chars().next().map_or(0, char::len_utf8);
+            marked.push_str(&text[at..found.start + first]);
+            marked.push(mark);
+            at = found.start + first;
+        }
+        marked.push_str(&text[at..]);
+        Cow::Owned(marked)
     }
 }
 

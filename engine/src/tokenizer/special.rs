@@ -146,8 +146,8 @@ impl Finder {
         self.root[usize::from(byte)]
     }
 
-    /// The special tokens of a text from left to right, the longest where several start at once.
-    pub(super) fn find(&self, text: &str, control: bool) -> Vec<Found> {
+    /// The longest special token at every place where one starts, from left to right. They can overlap.
+    pub(super) fn starts(&self, text: &str, control: bool) -> Vec<Found> {
         let mut starts = Vec::new();
         let mut state = ROOT;
         for (start, &byte) in text.as_bytes().iter().enumerate().rev() {
@@ -165,8 +165,14 @@ impl Finder {
                 });
             }
         }
-        let mut free = 0;
         starts.reverse();
+        starts
+    }
+
+    /// The special tokens of a text from left to right, the longest where several start at once.
+    pub(super) fn find(&self, text: &str, control: bool) -> Vec<Found> {
+        let mut starts = self.starts(text, control);
+        let mut free = 0;
         starts.retain(|found| {
             let keep = found.start >= free;
             if keep {
