@@ -12,6 +12,7 @@ mod answer;
 mod functions;
 mod message;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -198,7 +199,7 @@ impl Template {
             [] => Value::from(()),
             _ => Value::from(tools?),
         };
-        let mut variables: Vec<(String, Value)> = vec![
+        let mut variables: BTreeMap<String, Value> = BTreeMap::from([
             ("messages".to_owned(), messages),
             ("tools".to_owned(), tools),
             (
@@ -206,11 +207,9 @@ impl Template {
                 Value::from(conversation.add_generation_prompt),
             ),
             ("enable_thinking".to_owned(), Value::from(conversation.enable_thinking)),
-        ];
+        ]);
         for (name, value) in &conversation.extra {
-            let value = json(name, value)?;
-            variables.retain(|(known, _)| known != name);
-            variables.push((name.clone(), value));
+            variables.insert(name.clone(), json(name, value)?);
         }
 
         let mut bytes = 0;
@@ -219,8 +218,7 @@ impl Template {
         let mut environment = Environment::clone(&self.environment);
         environment.set_fuel(Some(BASE_FUEL + FUEL_PER_MESSAGE * messages + FUEL_PER_BYTE * bytes));
         let template = environment.get_template(NAME).map_err(|error| ChatError::Render(error.to_string()))?;
-        let variables: Value = variables.into_iter().collect();
-        template.render(variables).map_err(|error| {
+        template.render(Value::from(variables)).map_err(|error| {
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
             while let Some(cause) = source {
                 if let Some(raised) = cause.downcast_ref::<functions::Raised>() {
