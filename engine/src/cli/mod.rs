@@ -3,6 +3,7 @@
 mod check;
 mod doctor;
 mod emit;
+pub mod engine_args;
 mod inspect;
 mod kernels;
 mod synth;

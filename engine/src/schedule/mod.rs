@@ -2,6 +2,11 @@
 //!
 //! Requests and events are tokens; text is the business of who asks ([`crate::server`], the command line).
 
+mod options;
 mod request;
 
+pub use options::{
+    DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit, Progress, Stage,
+    TooFewLayers, UnknownChoice,
+};
 pub use request::{Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, Statistics, Ticket};
