@@ -6,20 +6,18 @@
 //! overwrites what is still visible.
 
 /// Type of cached keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// 32-bit floats, for comparisons with references.
     F32,
     /// Half precision.
+    #[default]
     F16,
     /// bfloat16.
     Bf16,
 }
 
 impl KvType {
-    /// Every type.
-    pub const ALL: [Self; 3] = [Self::F16, Self::Bf16, Self::F32];
-
     /// As the command line and the kernels spell it.
     pub fn name(self) -> &'static str {
         match self {
@@ -27,11 +25,6 @@ impl KvType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
         }
-    }
-
-    /// The type of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Bytes of one value.

@@ -150,7 +150,7 @@ impl Target {
         let mut loader = Loader::new(file, Names::Current);
         let network = Network::take(&config, &options, &mut loader, &mut table)?;
         let buffers = network.buffers(&config, &options, &mut table);
-        let caches = caches(&config, &options, &mut table);
+        let caches = caches(&config, &options, &mut table)?;
         let carry = table.add(
             "carry",
             BufferKind::Cache,
@@ -403,21 +403,34 @@ pub(super) fn for_each_tile(plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
 }
 
 /// The cache buffers of layers that own keys and values.
-fn caches(config: &TargetConfig, options: &LoadOptions, table: &mut BufferTable) -> Vec<Option<CacheBuffers>> {
+fn caches(
+    config: &TargetConfig,
+    options: &LoadOptions,
+    table: &mut BufferTable,
+) -> Result<Vec<Option<CacheBuffers>>, ModelError> {
     let geometry = &options.geometry;
-    let own = config.shape.layers[..config.own_layers].iter().enumerate().map(|(index, layer)| {
+    let mut caches = Vec::new();
+    for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
         let capacity = geometry.capacity(layer.window);
-        let bytes = geometry.slots * layer.kv_heads * capacity * layer.head_dim * options.kv.bytes();
+        let sizes = [layer.kv_heads, capacity, layer.head_dim];
+        let values = sizes.into_iter().try_fold(geometry.slots, usize::checked_mul);
+        let Some(values) = values.filter(|values| u32::try_from(*values).is_ok()) else {
+            return Err(ModelError::CacheTooLarge {
+                layer: index,
+                slots: geometry.slots,
+                context: capacity,
+            });
+        };
+        let bytes = values * options.kv.bytes();
         let mut add = |what: &str| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
-        Some(CacheBuffers {
+        caches.push(Some(CacheBuffers {
             keys: add("k"),
             values: add("v"),
             capacity: capacity as u32,
-        })
-    });
-    let mut caches: Vec<_> = own.collect();
+        }));
+    }
     caches.resize(config.shape.layers.len(), None);
-    caches
+    Ok(caches)
 }
 
 /// Per-layer embeddings: what is computed of them before the first layer.

@@ -21,7 +21,7 @@ fn target_of(assistant: &str) -> File {
 
 /// Assistants of the golden folder whose target is no mixture of experts, each with the file of its older layout where
 /// there is one.
-fn pairs() -> Vec<(Case, Vec<File>, File)> {
+pub fn pairs() -> Vec<(Case, Vec<File>, File)> {
     let mut pairs = Vec::new();
     for case in cases("gemma4-assistant") {
         let target = target_of(&case.name);
