@@ -3,8 +3,12 @@
 mod check;
 mod doctor;
 mod emit;
-pub mod engine_args;
+mod engine_args;
 mod kernels;
+mod load;
+mod progress;
+pub mod run;
+mod serve;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -32,6 +36,10 @@ enum Command {
     Check(check::Check),
     /// Show devices, drivers, compilers and caches, and what is missing
     Doctor(doctor::Doctor),
+    /// Generate text, once or in a conversation
+    Run(Box<run::Run>),
+    /// Answer requests over HTTP, as OpenAI's API and llama-server do
+    Serve(Box<serve::Serve>),
 }
 
 /// Why a command did not do its work.
@@ -139,11 +147,13 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(engine_args::rewrite(std::env::args_os())).command {
         Command::Emit(command) => command.run(),
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
