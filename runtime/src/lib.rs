@@ -11,5 +11,6 @@ pub mod hip;
 pub mod host;
 mod launch;
 mod library;
+pub mod map;
 pub mod probe;
 mod retire;

@@ -42,12 +42,13 @@ const TOP: &[&str] = &[
 /// Not part of the sources.
 const IGNORED: &[&str] = &[".git", "target", "dist"];
 
-/// Where calls into vendor libraries are made, and the only places where `unsafe` may stand.
+/// Where calls into vendor libraries are made and files are mapped, and the only places where `unsafe` may stand.
 const DRIVER_LAYER: &[&str] = &[
     "runtime/src/compiler/rtc.rs",
     "runtime/src/cuda/",
     "runtime/src/hip/",
     "runtime/src/library.rs",
+    "runtime/src/map.rs",
     "runtime/src/retire.rs",
 ];
 
