@@ -160,7 +160,7 @@ impl Answer {
         }
         let text = self.reading.decoder.push(choice.token);
         let parts = match &mut self.reading.reader {
-            Some(reader) => reader.push(choice.token, &text),
+            Some(reader) => reader.push(&text),
             None => vec![Part::Text(text.clone())],
         };
         if self.reading.logprobs {
@@ -253,7 +253,11 @@ impl Answer {
         let mut delta = Delta::default();
         let text = self.reading.decoder.finish();
         let parts = match &mut self.reading.reader {
-            Some(reader) => reader.finish(&text),
+            Some(reader) => {
+                let mut parts = reader.push(&text);
+                parts.extend(reader.finish());
+                parts
+            }
             None => vec![Part::Text(text)],
         };
         if let Some((stop, dropped)) = self.pass(&mut delta, parts) {

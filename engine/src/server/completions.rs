@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Cost, Delta, End, Reading, rate};
 use super::error::ApiError;
-use super::request::{self, Chat, Common, Prompt};
+use super::request::{self, Common, Prompt};
 use super::text::{Language, StopFilter, decode};
 use super::{Application, Server, now};
 use crate::schedule::{self, Choice};
@@ -63,16 +63,9 @@ pub async fn chat(
         Ok((chat, tokens))
     })
     .await?;
-    Task::new(
-        &server,
-        Form::Chat,
-        chat.common.clone(),
-        vec![tokens],
-        Some(chat),
-        Vec::new(),
-    )?
-    .respond()
-    .await
+    Task::new(&server, Form::Chat, chat.common.clone(), vec![tokens], Vec::new())?
+        .respond()
+        .await
 }
 
 /// `POST /v1/completions`
@@ -106,7 +99,7 @@ pub async fn completions(
         Ok((completion, prompts, echoes))
     })
     .await?;
-    Task::new(&server, Form::Text, completion.common, prompts, None, echoes)?
+    Task::new(&server, Form::Text, completion.common, prompts, echoes)?
         .respond()
         .await
 }
@@ -179,7 +172,6 @@ impl Task {
         form: Form,
         common: Common,
         prompts: Vec<Vec<u32>>,
-        chat: Option<Chat>,
         echoes: Vec<String>,
     ) -> Result<Self, ApiError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -198,8 +190,8 @@ impl Task {
             for choice in 0..common.choices {
                 let request = submission(application, &common, prompt, choice);
                 let reading = Reading {
-                    decoder: application.language.decoder(),
-                    reader: chat.as_ref().map(|chat| application.language.reader(chat)),
+                    decoder: application.language.decoder(form == Form::Chat),
+                    reader: (form == Form::Chat).then(|| application.language.reader(prompt)),
                     stop: StopFilter::new(&common.stop),
                     end_tokens: request.end_tokens.clone().into(),
                     logprobs: common.top_logprobs.is_some(),

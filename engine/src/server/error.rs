@@ -85,7 +85,9 @@ impl ApiError {
         match self {
             Self::Invalid(_) | Self::Template(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => match refusal {
-                Refusal::TooLong { .. } | Refusal::Empty | Refusal::UnknownToken { .. } => StatusCode::BAD_REQUEST,
+                Refusal::TooLong { .. } | Refusal::Empty | Refusal::UnknownToken { .. } | Refusal::Sampling(_) => {
+                    StatusCode::BAD_REQUEST
+                }
                 Refusal::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Stopped(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -109,6 +111,7 @@ impl ApiError {
                 Refusal::TooLong { .. } => (INVALID, Some("context_length_exceeded"), None),
                 Refusal::Empty => (INVALID, Some("empty_prompt"), Some("prompt")),
                 Refusal::UnknownToken { .. } => (INVALID, Some("unknown_token"), Some("prompt")),
+                Refusal::Sampling(_) => (INVALID, Some("invalid_value"), None),
                 Refusal::Busy { .. } => ("unavailable_error", Some("queue_full"), None),
                 Refusal::Stopped(_) => ("server_error", Some("engine_failed"), None),
             },

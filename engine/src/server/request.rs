@@ -317,7 +317,7 @@ fn tokens(param: &str, list: &[Value]) -> Result<Vec<u32>, Invalid> {
     list.iter().enumerate().map(token).collect()
 }
 
-const ROLES: &[&str] = &["system", "developer", "user", "assistant", "model", "tool", "function"];
+const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
 
 fn messages(fields: &Fields) -> Result<Vec<Value>, Invalid> {
     let wanted = "an array of at least one message";
@@ -361,11 +361,13 @@ fn check_message(at: &str, message: &Value) -> Result<(), Invalid> {
     };
     match fields.get("content") {
         Some(Value::String(_)) => Ok(()),
+        // A result of a function may come as data.
+        Some(Value::Object(_)) if role == "tool" => Ok(()),
         Some(Value::Array(parts)) => parts
             .iter()
             .enumerate()
             .try_for_each(|(i, part)| check_part(&format!("{at}.content[{i}]"), part)),
-        None | Some(Value::Null) if calls || matches!(role.as_str(), "assistant" | "model") => Ok(()),
+        None | Some(Value::Null) if calls || role == "assistant" => Ok(()),
         None | Some(Value::Null) => Err(Invalid::missing(
             &format!("{at}.content"),
             "a string or an array of text parts",

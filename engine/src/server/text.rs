@@ -16,8 +16,9 @@ pub trait Language: Send + Sync {
     /// Bytes of one token; nothing where there is no such token.
     fn piece(&self, token: u32) -> Option<Vec<u8>>;
 
-    /// Turns tokens into text, one after the other.
-    fn decoder(&self) -> Box<dyn Decoder>;
+    /// Turns tokens into text, one after the other. With `markup`, what structures an answer (reasoning, calls) is part
+    /// of the text, as a [`Reader`] wants it.
+    fn decoder(&self, markup: bool) -> Box<dyn Decoder>;
 
     /// The prompt of a conversation as text.
     ///
@@ -31,8 +32,8 @@ pub trait Language: Send + Sync {
     /// Conversations that the model's template refuses.
     fn prompt(&self, chat: &Chat) -> Result<Vec<u32>, String>;
 
-    /// Reads an answer in this conversation: tells text, reasoning and calls apart.
-    fn reader(&self, chat: &Chat) -> Box<dyn Reader>;
+    /// Reads an answer to this prompt: tells text, reasoning and calls apart.
+    fn reader(&self, prompt: &[u32]) -> Box<dyn Reader>;
 
     /// The chat template.
     fn template(&self) -> &str;
@@ -49,11 +50,11 @@ pub trait Decoder: Send {
 
 /// Answers of a model to what clients want to see.
 pub trait Reader: Send {
-    /// What a token, and the text it completed, adds.
-    fn push(&mut self, token: u32, text: &str) -> Vec<Part>;
+    /// What a piece of text adds.
+    fn push(&mut self, text: &str) -> Vec<Part>;
 
-    /// What is left at the end, after a last piece of text.
-    fn finish(&mut self, text: &str) -> Vec<Part>;
+    /// What is left at the end.
+    fn finish(&mut self) -> Vec<Part>;
 }
 
 /// A part of an answer.
@@ -74,7 +75,7 @@ pub enum Part {
 
 /// All text of tokens that are already there.
 pub fn decode(language: &dyn Language, tokens: &[u32]) -> String {
-    let mut decoder = language.decoder();
+    let mut decoder = language.decoder(false);
     let mut text: String = tokens.iter().map(|token| decoder.push(*token)).collect();
     text += &decoder.finish();
     text
@@ -219,12 +220,7 @@ mod tests {
             ),
             (&["aab"], &["aa", "aab"], &["", "aa"], Some("aab")),
             (&["ab", "b"], &["a", "b"], &["", ""], Some("ab")),
-            (
-                &["larger one", "on"],
-                &["larger o", "ne"],
-                &["", "larger "],
-                Some("on"),
-            ),
+            (&["larger one", "on"], &["larger o", "ne"], &["", "larger "], Some("on")),
             (&["ö"], &["zw", "ölf"], &["zw", ""], Some("ö")),
             (&["€x"], &["1€", " or €x"], &["1", "€ or "], Some("€x")),
         ];

@@ -19,8 +19,6 @@ const CONTROL: &[&str] = &["<bos>", "<end>", "<think>", "</think>", "<call>", "<
 pub const BEGIN: u32 = 256;
 pub const END: u32 = 257;
 const THINK: u32 = 258;
-const THOUGHT: u32 = 259;
-const CALL: u32 = 260;
 const CALLED: u32 = 261;
 pub const VOCABULARY: u32 = 262;
 
@@ -60,8 +58,11 @@ impl Language for Bytes {
         }
     }
 
-    fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Whole::default())
+    fn decoder(&self, markup: bool) -> Box<dyn Decoder> {
+        Box::new(Whole {
+            bytes: Vec::new(),
+            markup,
+        })
     }
 
     fn render(&self, chat: &Chat) -> Result<String, String> {
@@ -86,7 +87,7 @@ impl Language for Bytes {
         Ok(self.encode(&self.render(chat)?, true))
     }
 
-    fn reader(&self, _: &Chat) -> Box<dyn Reader> {
+    fn reader(&self, _: &[u32]) -> Box<dyn Reader> {
         Box::new(Marked::default())
     }
 
@@ -96,15 +97,20 @@ impl Language for Bytes {
 }
 
 /// Whole characters out of bytes.
-#[derive(Default)]
 struct Whole {
     bytes: Vec<u8>,
+    markup: bool,
 }
 
 impl Decoder for Whole {
     fn push(&mut self, token: u32) -> String {
         let Ok(byte) = u8::try_from(token) else {
-            return String::new();
+            let shown = self.markup && (THINK..=CALLED).contains(&token);
+            return if shown {
+                CONTROL[token as usize - 256].into()
+            } else {
+                String::new()
+            };
         };
         self.bytes.push(byte);
         match std::str::from_utf8(&self.bytes) {
@@ -134,12 +140,13 @@ struct Marked {
 }
 
 impl Reader for Marked {
-    fn push(&mut self, token: u32, text: &str) -> Vec<Part> {
-        match token {
-            THINK => self.thinks = true,
-            THOUGHT => self.thinks = false,
-            CALL => self.call = Some(String::new()),
-            CALLED => {
+    fn push(&mut self, text: &str) -> Vec<Part> {
+        match text {
+            "" => {}
+            "<think>" => self.thinks = true,
+            "</think>" => self.thinks = false,
+            "<call>" => self.call = Some(String::new()),
+            "</call>" => {
                 let call = self.call.take().unwrap_or_default();
                 let (name, arguments) = call.split_once(' ').unwrap_or((&call, "{}"));
                 return vec![Part::Call {
@@ -147,7 +154,6 @@ impl Reader for Marked {
                     arguments: arguments.into(),
                 }];
             }
-            _ if text.is_empty() => {}
             _ => match &mut self.call {
                 Some(call) => *call += text,
                 None if self.thinks => return vec![Part::Reasoning(text.into())],
@@ -157,8 +163,8 @@ impl Reader for Marked {
         Vec::new()
     }
 
-    fn finish(&mut self, text: &str) -> Vec<Part> {
-        self.push(0, text)
+    fn finish(&mut self) -> Vec<Part> {
+        Vec::new()
     }
 }
 
@@ -210,7 +216,7 @@ enum Then {
 }
 
 fn script(request: &Request) -> (Vec<u32>, Then) {
-    let mut decoder = Bytes.decoder();
+    let mut decoder = Bytes.decoder(false);
     let prompt: String = request
         .prompt
         .iter()
@@ -272,12 +278,13 @@ impl Service for Scripted {
             (self.running.clone(), self.most_running.clone(), self.cancelled.clone());
         let now = running.fetch_add(1, Ordering::SeqCst) + 1;
         most_running.fetch_max(now, Ordering::SeqCst);
+        let mut end = Counted {
+            running,
+            cancelled,
+            is_done: false,
+        };
         tokio::spawn(async move {
-            let is_done = play(&send, &request, tokens, then, delay, prompt_delay, room).await;
-            running.fetch_sub(1, Ordering::SeqCst);
-            if !is_done {
-                cancelled.fetch_add(1, Ordering::SeqCst);
-            }
+            end.is_done = play(&send, &request, tokens, then, delay, prompt_delay, room).await;
         });
         Ok(Ticket { events })
     }
@@ -289,6 +296,22 @@ impl Service for Scripted {
             waiting: 0,
             context: self.context,
         }
+    }
+}
+
+/// A request that runs. Also the end of the whole runtime ends it.
+struct Counted {
+    running: Arc<AtomicUsize>,
+    cancelled: Arc<AtomicUsize>,
+    is_done: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
