@@ -93,12 +93,75 @@ pub fn product_f32(value: f64) -> f64 {
     UNIT_F32 * value.abs()
 }
 
+/// A weight decoded in f32, whose subtraction of a minimum rounds it once, times an f32; `value` is the exact product.
+pub fn decoded_product(value: f64) -> f64 {
+    gamma(2, UNIT_F32) * value.abs()
+}
+
+/// Dot product of decoded weights with f32 activations, fused, by a warp whose lanes take every 32nd group of 32 terms:
+/// the weight rounds once, the chain is what a lane adds and five steps of a tree. `magnitude` is Σ|a||b|.
+pub fn decoded_dot(terms: usize, magnitude: f64) -> f64 {
+    dot_f32(terms.div_ceil(32 * 32) * 32 + 5, magnitude)
+}
+
 /// RMS norm in f32 of one element whose exact value is `element`; `additions` is the chain of the sum of squares.
 ///
 /// The terms of that sum are positive: it is off by γ of (additions + 1 for the square) relative, the mean and eps add
 /// two roundings; the root halves all of it. A reciprocal square root within 2 ulp (4u) follows, and two products.
 pub fn rms_norm(additions: usize, element: f64) -> f64 {
     (gamma(additions + 3, UNIT_F32) / 2.0 + gamma(6, UNIT_F32)) * 1.001 * element.abs()
+}
+
+/// A residual element plus a normalised one, times a scale: the norm's error and the sum's rounding are scaled, the product
+/// rounds. `normalised` is the size of the exact normalised element.
+pub fn residual_norm(additions: usize, x: f64, normalised: f64, scale: f64) -> f64 {
+    let sizes = x.abs() + normalised;
+    scale.abs() * (rms_norm(additions, normalised) * (1.0 + UNIT_F32) + gamma(2, UNIT_F32) * sizes)
+}
+
+/// A normalised context plus a token's part, times a rounded constant `scale`. The context was multiplied before, which
+/// adds two roundings to the squares and one to the element; the sum rounds, the constant and the product with it do.
+pub fn ple_combine(additions: usize, normalised: f64, token: f64, scale: f64) -> f64 {
+    let norm = rms_norm(additions + 2, normalised) + 2.0 * UNIT_F32 * normalised;
+    scale * (norm + gamma(3, UNIT_F32) * (normalised + token.abs()))
+}
+
+/// A head's element after norm and rotation by an f32 angle; `magnitude` is |a| + |b| of the normalised pair. The mean is a
+/// product with a rounded reciprocal: one rounding more than in [`rms_norm`]. Sine and cosine are within 2 ulp (4u),
+/// products and their sum add 2u.
+pub fn head_norm_rope(additions: usize, magnitude: f64) -> f64 {
+    rms_norm(additions + 1, magnitude) + gamma(6, UNIT_F32) * 1.001 * magnitude
+}
+
+/// tanh in f32 of an argument with a relative error of n roundings: the argument moves the result by its error times the
+/// slope 1 - tanh², the function is within 4 ulp (8u).
+fn tanh(roundings: usize, argument: f64) -> f64 {
+    let value = argument.tanh();
+    let slope = 1.0 / argument.cosh().powi(2);
+    1.001 * (gamma(roundings, UNIT_F32) * argument.abs() * slope + 8.0 * UNIT_F32 * value.abs())
+}
+
+/// GELU (tanh approximation) of `u` times `b`. The tanh's argument is a sum of two terms of one sign with at most six
+/// roundings each (two constants, three products, a sum, a product with one of the constants); 1 + tanh rounds, and so do
+/// the products with u and b.
+pub fn gated(u: f64, inner: f64, b: f64) -> f64 {
+    let one_plus = 1.0 + inner.tanh();
+    let factor = tanh(7, inner) + 2.0 * UNIT_F32 * one_plus;
+    (0.5 * u * b).abs() * (factor * 1.001 + gamma(2, UNIT_F32) * one_plus)
+}
+
+/// cap·tanh(x / cap): the quotient rounds, the tanh is as in [`gated`], the product rounds.
+pub fn softcap(x: f64, cap: f64) -> f64 {
+    let quotient = x / cap;
+    cap.abs() * (tanh(1, quotient) * 1.001 + UNIT_F32 * quotient.tanh().abs())
+}
+
+/// 1 / Σ exp(s − r) in f32: the difference, the constant log₂e and the product with it round the exponent by 3u of its
+/// size, exp2 is within 2 ulp (4u), the sum of positive terms passes through `additions`, the quotient rounds.
+/// `mean_distance` is Σ|s − r|·exp(s − r) / Σ exp(s − r).
+pub fn confidence(additions: usize, probability: f64, mean_distance: f64) -> f64 {
+    let relative = gamma(3, UNIT_F32) * mean_distance + gamma(additions + 5, UNIT_F32);
+    1.001 * relative * probability
 }
 
 /// RoPE in f32 of one element: `magnitude` is |a| + |b| of its pair, `angle` the exact angle in radians.
