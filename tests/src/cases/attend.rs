@@ -2,6 +2,7 @@
 //! depend on the other tokens.
 
 use half::{bf16, f16};
+use tilekiln_kernels::attention::attend::keys_at_once;
 use tilekiln_runtime::device::Argument;
 
 use super::trial::{Word, for_each, number};
@@ -9,10 +10,8 @@ use super::weights::bits;
 use super::{Case, CaseError, Extent, Trial};
 use crate::reference::attention::{AttentionShape, Mask, attention};
 use crate::reference::widen;
-use crate::tolerance::{self, AttentionArithmetic};
+use crate::tolerance::{self, Accumulation, AttentionArithmetic};
 
-/// Keys that a warp takes at once.
-const KEYS: usize = 4;
 const NO_WINDOW: u32 = u32::MAX;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -104,9 +103,15 @@ fn shapes(trial: &mut Trial<'_>) -> Vec<Shape> {
         kv_heads: 1,
         ..whole
     };
+    // some tokens see nothing: their own key is not stored yet
+    let own = Shape {
+        tokens: 7,
+        window: 1,
+        ..ring
+    };
     match trial.extent {
-        Extent::Small => vec![one, ring],
-        _ => vec![one, whole, ring, half],
+        Extent::Small => vec![one, own, ring],
+        _ => vec![one, whole, own, ring, half],
     }
 }
 
@@ -173,7 +178,26 @@ fn check<T: Word + Into<f64>>(
         let q = trial.random.normals(shape.tokens * row, 1.5 / (head_dim as f64).sqrt());
         let cached = shape.slots * kv_heads * capacity * head_dim;
         let mut cache = || -> Vec<T> { trial.random.normals(cached, 1.0).into_iter().map(&from_f32).collect() };
-        let (cache_k, cache_v) = (cache(), cache());
+        let (mut cache_k, mut cache_v) = (cache(), cache());
+        // what no token sees is what memory held before
+        let mut seen = vec![false; shape.slots * capacity];
+        for token in 0..shape.tokens {
+            let ring = tokens.slots[token] as usize * capacity;
+            tokens
+                .keys(token, shape.window)
+                .for_each(|key| seen[ring + key as usize % capacity] = true);
+        }
+        for (index, row) in cache_k
+            .chunks_exact_mut(head_dim)
+            .zip(cache_v.chunks_exact_mut(head_dim))
+            .enumerate()
+        {
+            let (slot, place) = (index / capacity / kv_heads, index % capacity);
+            if !seen[slot * capacity + place] {
+                row.0.fill(from_f32(f32::NAN));
+                row.1.fill(from_f32(f32::NAN));
+            }
+        }
 
         let launch = |trial: &mut Trial<'_>, range: std::ops::Range<usize>| -> Result<Vec<f32>, CaseError> {
             let out = trial.output::<f32>(range.len() * row)?;
@@ -221,8 +245,9 @@ fn check<T: Word + Into<f64>>(
             let exact = attention(model, &queries, &visible(&cache_k), &visible(&cache_v), Mask::None);
             let arithmetic = AttentionArithmetic {
                 key_dim: head_dim,
+                accumulation: Accumulation::Fma { lanes: 32 },
                 // keys may begin inside a round of the warps, and the warps' parts are rescaled once more
-                steps: keys.len().div_ceil(KEYS * warps) + 2,
+                steps: keys.len().div_ceil(keys_at_once(head_dim) * warps) + 2,
                 query_unit: 0.0,
                 key_unit: 0.0,
                 value_unit: 0.0,

@@ -213,11 +213,25 @@ pub fn int8_dot(additions: usize, magnitude: f64) -> f64 {
     gamma(additions + 5, UNIT_F32) * magnitude
 }
 
+/// What adds up products in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accumulation {
+    /// Matrix units: see [`dot_f16_inputs`].
+    MatrixUnits,
+    /// Fused multiply-adds: of a score by the lanes of a warp, then as a tree over them; of values one key after the other.
+    Fma {
+        /// Lanes of a warp.
+        lanes: usize,
+    },
+}
+
 /// Which types an attention kernel rounds to, besides its f32 accumulators.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionArithmetic {
     /// Elements of a query and key.
     pub key_dim: usize,
+    /// What adds up scores and weighted values.
+    pub accumulation: Accumulation,
     /// Steps of the online softmax: how often earlier sums may be rescaled.
     pub steps: usize,
     /// Unit roundoff the queries are rounded to before the scores; 0 when exact.
@@ -232,8 +246,8 @@ pub struct AttentionArithmetic {
 
 /// Online-softmax attention, one output element.
 ///
-/// *Scores.* A score is off by at most [`dot_f16_inputs`]. Scaling, a soft cap (slope at most 1) and the exponent
-/// (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
+/// *Scores.* A score is off by at most [`dot_f16_inputs`], or [`dot_f32`] with fused multiply-adds. Scaling, a soft cap
+/// (slope at most 1) and the exponent (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
 /// ulp). Every step may rescale earlier weights by a computed exp(m − m'), with those errors again. A rounded query moves
 /// a score by [`input_rounding`]; these are all systematic: they may move every key's score in the worst direction.
 /// Rounded keys move scores by as much, but each key's independently.
@@ -251,7 +265,11 @@ pub struct AttentionArithmetic {
 /// `query_unit: 0.0`, see much smaller defects.
 pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStatistics, out: &Weighted) -> f64 {
     let exponent = 12.0 * UNIT_F32 * scores.magnitude;
-    let systematic = dot_f16_inputs(arithmetic.key_dim, scores.magnitude)
+    let score = match arithmetic.accumulation {
+        Accumulation::MatrixUnits => dot_f16_inputs(arithmetic.key_dim, scores.magnitude),
+        Accumulation::Fma { lanes } => dot_f32(chain(arithmetic.key_dim, lanes), scores.magnitude),
+    };
+    let systematic = score
         + input_rounding(scores.root_energy, arithmetic.query_unit)
         + (1 + arithmetic.steps) as f64 * (exponent + 4.0 * UNIT_F32);
     let independent = input_rounding(scores.root_energy, arithmetic.key_unit);
@@ -259,11 +277,14 @@ pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStat
     let first_order = systematic * out.deviation + independent * out.deviation.min(out.deviation_energy.sqrt());
     let moved = delta.exp() * (first_order + (delta.exp_m1() - delta) * out.deviation);
 
-    let sums = 2.0
-        * gamma(
+    let sums = match arithmetic.accumulation {
+        Accumulation::MatrixUnits => gamma(
             matrix_roundings(scores.visible + 15) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
-        );
+        ),
+        Accumulation::Fma { .. } => gamma(scores.visible + arithmetic.steps + 2, UNIT_F32),
+    };
+    let sums = 2.0 * sums;
     let narrowed = |unit: f64, magnitude: f64, energy: f64| (unit * magnitude).min(input_rounding(energy.sqrt(), unit));
     let values = narrowed(arithmetic.value_unit, out.magnitude, out.energy);
     // the denominator may sum the weights before or after they were rounded
@@ -458,6 +479,7 @@ mod tests {
             let exact = attention(shape, &widen(&q), &widen(&k), &widen(&v), Mask::None);
             let arithmetic = AttentionArithmetic {
                 key_dim: DIM,
+                accumulation: Accumulation::MatrixUnits,
                 steps: KEYS.div_ceil(STEP),
                 query_unit,
                 key_unit: 0.0,
