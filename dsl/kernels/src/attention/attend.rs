@@ -9,7 +9,7 @@ use crate::registry::prelude::*;
 
 /// Keys that a warp takes at once: as many as keep enough loads in flight without spilling registers.
 pub fn keys_at_once(head_dim: usize) -> usize {
-    (1024 / head_dim).clamp(1, 4)
+    (2048 / head_dim).clamp(1, 4)
 }
 
 /// log2(e), because exponentials are taken to base 2.
@@ -54,12 +54,12 @@ struct Running {
     weighted: Registers<f32>,
 }
 
-/// This lane's part of the product of a query with a key, whose values for this lane start at element `start`.
+/// This lane's part of the product of a query with the key that starts at element `start`.
 #[tile_fn]
 fn score_part<Element: Packed>(query: Registers<f32>, cache: In<Element>, start: Val<u32>, split: Split) -> Val<f32> {
     let mut sum = f32(0.0);
     for part in unrolled(0..split.parts()) {
-        let values = load_vector(cache, start + part * (32 * split.vector), split.vector);
+        let values = load_vector(cache, start + split.column(part), split.vector);
         for i in 0..split.vector {
             sum = fma(query[part * split.vector + i], values[i], sum);
         }
@@ -107,11 +107,11 @@ fn step<Element: Packed>(
 ) {
     let keys = keys_at_once(head_dim);
     let scores = Registers::<f32>::undefined(keys);
-    /// where this lane's values of each key start, in both caches
+    /// where each key starts, in both caches
     let starts = Registers::<u32>::undefined(keys);
     let mut now = running.highest;
     for i in unrolled(0..keys) {
-        starts[i] = ring.element(first + i, head_dim) + lane_index() * split.vector;
+        starts[i] = ring.element(first + i, head_dim);
         let product = warp_sum(score_part(query, cache_k, starts[i], split));
         scores[i] = select(ring.is_visible(first + i), product, LOWEST);
         now = max(now, scores[i]);
@@ -128,7 +128,7 @@ fn step<Element: Packed>(
         let p = select(visible, ((scores[i] - now) * LOG2_E).exp2(), 0.0);
         running.total = running.total + p;
         for part in unrolled(0..split.parts()) {
-            let values = load_vector(cache_v, starts[i] + part * (32 * split.vector), split.vector);
+            let values = load_vector(cache_v, starts[i] + split.column(part), split.vector);
             for j in 0..split.vector {
                 let at = part * split.vector + j;
                 running.weighted[at] = fma(p, values[j], running.weighted[at]);
