@@ -149,7 +149,7 @@ impl<'a> Trial<'a> {
     pub fn variant(&self, settings: &[&str]) -> Result<Loaded, CaseError> {
         let kernel = super::record(self.family, settings, &self.kernel.kernel.target)?;
         let loaded = self.device.load(vec![Arc::new(kernel)])?;
-        Ok(loaded.into_iter().next().ok_or(CaseError::UnknownKernel(self.family))?)
+        loaded.into_iter().next().ok_or(CaseError::UnknownKernel(self.family))
     }
 
     /// Launches the kernel and waits for it.
