@@ -3,8 +3,13 @@
 mod check;
 mod doctor;
 mod emit;
+mod engine_args;
 mod inspect;
 mod kernels;
+mod load;
+mod progress;
+pub mod run;
+mod serve;
 mod synth;
 
 use std::fmt;
@@ -37,6 +42,10 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write a synthetic model and its assistant: true shapes, random weights, a known right answer
     Synth(synth::Synth),
+    /// Generate text, once or in a conversation
+    Run(Box<run::Run>),
+    /// Answer requests over HTTP, as OpenAI's API and llama-server do
+    Serve(Box<serve::Serve>),
 }
 
 /// Why a command did not do its work.
@@ -144,13 +153,15 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(engine_args::rewrite(std::env::args_os())).command {
         Command::Emit(command) => command.run(),
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Synth(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

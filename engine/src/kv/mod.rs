@@ -6,20 +6,18 @@
 //! overwrites what is still visible.
 
 /// Type of cached keys and values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// 32-bit floats, for comparisons with references.
     F32,
     /// Half precision.
+    #[default]
     F16,
     /// bfloat16.
     Bf16,
 }
 
 impl KvType {
-    /// Every type.
-    pub const ALL: [Self; 3] = [Self::F16, Self::Bf16, Self::F32];
-
     /// As the command line and the kernels spell it.
     pub fn name(self) -> &'static str {
         match self {
@@ -27,11 +25,6 @@ impl KvType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
         }
-    }
-
-    /// The type of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Bytes of one value.
@@ -111,11 +104,7 @@ impl Sequence {
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let keep = same.min(prompt.len().saturating_sub(1));
         let oldest_visible = (keep + 1).saturating_sub(window);
-        if oldest_visible + capacity >= self.high {
-            keep
-        } else {
-            0
-        }
+        if oldest_visible + capacity >= self.high { keep } else { 0 }
     }
 }
 
@@ -132,14 +121,7 @@ mod tests {
         };
         assert_eq!(geometry.capacity(Some(8)), 32);
         assert_eq!(geometry.capacity(None), 1000);
-        assert_eq!(
-            Geometry {
-                context: 24,
-                ..geometry
-            }
-            .capacity(Some(8)),
-            24
-        );
+        assert_eq!(Geometry { context: 24, ..geometry }.capacity(Some(8)), 24);
     }
 
     /// (valid tokens, highest position written, prompt, kept) with a window of 4 in a ring of 8.
@@ -161,11 +143,7 @@ mod tests {
                 tokens: tokens(valid),
                 high,
             };
-            assert_eq!(
-                sequence.reusable(&tokens(prompt), 4, 8),
-                kept,
-                "{valid} {high} {prompt}"
-            );
+            assert_eq!(sequence.reusable(&tokens(prompt), 4, 8), kept, "{valid} {high} {prompt}");
         }
     }
 

@@ -89,6 +89,19 @@ pub enum ModelError {
         /// Its name.
         name: String,
     },
+    /// Kernels count the values of a cache with 32 bits.
+    #[error(
+        "the cache of layer {layer} would have {slots} slots of {context} positions, more than a kernel can address; use a \
+         smaller context (-c) or fewer slots (-np)"
+    )]
+    CacheTooLarge {
+        /// The layer.
+        layer: usize,
+        /// Sequences.
+        slots: usize,
+        /// Positions of each.
+        context: usize,
+    },
     /// The two files do not belong together.
     #[error("the assistant does not belong to this model: its {what} is {assistant}, the model's is {target}")]
     Mismatch {

@@ -150,7 +150,7 @@ impl Target {
         let mut loader = Loader::new(file, Names::Current);
         let network = Network::take(&config, &options, &mut loader, &mut table)?;
         let buffers = network.buffers(&config, &options, &mut table);
-        let caches = caches(&config, &options, &mut table);
+        let caches = caches(&config, &options, &mut table)?;
         let carry = table.add(
             "carry",
             BufferKind::Cache,
@@ -310,7 +310,9 @@ impl Target {
             let best: Vec<u32> = self.machine.read(self.buffers.best, 0, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(best).enumerate() {
                 if token as usize >= self.vocabulary {
-                    return Err(ModelError::NotFinite { position: row.position });
+                    return Err(ModelError::NotFinite {
+                        position: row.position,
+                    });
                 }
                 let logits = if row.want == Want::Logits {
                     let first = place * self.vocabulary;
@@ -380,17 +382,11 @@ impl Target {
             KvType::F32 => self.machine.read(buffer, first, count)?,
             KvType::F16 => {
                 let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values
-                    .into_iter()
-                    .map(|bits| half::f16::from_bits(bits).to_f32())
-                    .collect()
+                values.into_iter().map(|bits| half::f16::from_bits(bits).to_f32()).collect()
             }
             KvType::Bf16 => {
                 let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values
-                    .into_iter()
-                    .map(|bits| half::bf16::from_bits(bits).to_f32())
-                    .collect()
+                values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
             }
         })
     }
@@ -407,24 +403,34 @@ pub(super) fn for_each_tile(plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
 }
 
 /// The cache buffers of layers that own keys and values.
-fn caches(config: &TargetConfig, options: &LoadOptions, table: &mut BufferTable) -> Vec<Option<CacheBuffers>> {
+fn caches(
+    config: &TargetConfig,
+    options: &LoadOptions,
+    table: &mut BufferTable,
+) -> Result<Vec<Option<CacheBuffers>>, ModelError> {
     let geometry = &options.geometry;
-    let own = config.shape.layers[..config.own_layers]
-        .iter()
-        .enumerate()
-        .map(|(index, layer)| {
-            let capacity = geometry.capacity(layer.window);
-            let bytes = geometry.slots * layer.kv_heads * capacity * layer.head_dim * options.kv.bytes();
-            let mut add = |what: &str| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
-            Some(CacheBuffers {
-                keys: add("k"),
-                values: add("v"),
-                capacity: capacity as u32,
-            })
-        });
-    let mut caches: Vec<_> = own.collect();
+    let mut caches = Vec::new();
+    for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
+        let capacity = geometry.capacity(layer.window);
+        let sizes = [layer.kv_heads, capacity, layer.head_dim];
+        let values = sizes.into_iter().try_fold(geometry.slots, usize::checked_mul);
+        let Some(values) = values.filter(|values| u32::try_from(*values).is_ok()) else {
+            return Err(ModelError::CacheTooLarge {
+                layer: index,
+                slots: geometry.slots,
+                context: capacity,
+            });
+        };
+        let bytes = values * options.kv.bytes();
+        let mut add = |what: &str| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
+        caches.push(Some(CacheBuffers {
+            keys: add("k"),
+            values: add("v"),
+            capacity: capacity as u32,
+        }));
+    }
     caches.resize(config.shape.layers.len(), None);
-    caches
+    Ok(caches)
 }
 
 /// Per-layer embeddings: what is computed of them before the first layer.
@@ -506,7 +512,11 @@ impl Network {
             ple: self.embeddings.as_ref().map(|embeddings| embeddings.combined),
             hidden: table.scratch("hidden", shape.hidden),
             output_rows: table.input("output_rows"),
-            logits: table.add("logits", BufferKind::Scratch, word(options.outputs * self.head.rows)),
+            logits: table.add(
+                "logits",
+                BufferKind::Scratch,
+                word(options.outputs * self.head.rows),
+            ),
             best: table.scratch("best", 1),
             keep_rows: table.add("keep_rows", BufferKind::Input, word(options.geometry.slots)),
         }
@@ -551,13 +561,7 @@ impl Network {
             head: for_each_tile(|tile| {
                 let mut planner = planner("head", tile);
                 let normed = buffers.scratch.normed;
-                planner.copy_rows(
-                    "outputs",
-                    buffers.hidden,
-                    buffers.output_rows,
-                    normed,
-                    [hidden, hidden, 0],
-                );
+                planner.copy_rows("outputs", buffers.hidden, buffers.output_rows, normed, [hidden, hidden, 0]);
                 planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
                 if let Some(cap) = config.softcap {
                     planner.softcap(buffers.logits, self.head.rows, cap);
@@ -586,14 +590,7 @@ impl Network {
             ..
         } = *embeddings;
         let width = embeddings.tokens.cols;
-        planner.embed(
-            "ple.token",
-            &embeddings.tokens,
-            tokens,
-            token_part,
-            width,
-            root(config.ple),
-        );
+        planner.embed("ple.token", &embeddings.tokens, tokens, token_part, width, root(config.ple));
         planner.products("ple", residual, &[("model_proj", &embeddings.project, context_part)]);
         planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
     }

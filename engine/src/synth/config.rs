@@ -160,7 +160,7 @@ const MINI: Config = Config {
 };
 
 /// Ours: everything an E model has, small enough for a CPU that interprets kernels.
-const TINY: Config = Config {
+pub(super) const TINY: Config = Config {
     name: "tiny",
     about: "the structure of E2B on 6 very small layers for the host device, 2 MiB",
     width: 128,

@@ -12,6 +12,7 @@
 //! * Tokens that are no words share the embedding of a word and continue as it does, so a walk starts from any prompt.
 
 mod config;
+mod demo;
 mod plan;
 mod random;
 mod rows;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use config::{Assistant, CONFIGS, Config};
+pub use demo::demo;
 use plan::{Fill, Plan, Planned};
 use random::Random;
 use rows::Rows;

@@ -2,6 +2,7 @@
 //!
 //! Every pair `NAME.gguf`, `NAME.golden.safetensors` of the golden folder is a case; the list is not written here.
 
+mod answers;
 mod assistants;
 mod support;
 mod targets;

@@ -29,10 +29,7 @@ pub fn folder() -> Option<PathBuf> {
 
 /// Opens a file of the golden folder.
 pub fn open(name: &str) -> File {
-    let path = shared_folder()
-        .unwrap()
-        .join("golden/gemma4")
-        .join(format!("{name}.gguf"));
+    let path = shared_folder().unwrap().join("golden/gemma4").join(format!("{name}.gguf"));
     File::open(&path).unwrap()
 }
 
@@ -58,11 +55,7 @@ pub fn cases(architecture: &str) -> Vec<Case> {
         experts == 0 && metadata.str("general.architecture").unwrap() == Some(architecture)
     };
     let cases: Vec<Case> = cases.filter(wanted).collect();
-    assert!(
-        !cases.is_empty(),
-        "no golden files of {architecture} in {}",
-        folder.display()
-    );
+    assert!(!cases.is_empty(), "no golden files of {architecture} in {}", folder.display());
     cases
 }
 
@@ -120,13 +113,7 @@ pub fn rows(slot: u32, first: usize, tokens: &[u32], want: Want) -> Vec<Row> {
 
 /// Tokens of a golden file.
 pub fn tokens(golden: &Golden, name: &str) -> Vec<u32> {
-    golden
-        .i32(name)
-        .unwrap()
-        .values
-        .into_iter()
-        .map(|token| token as u32)
-        .collect()
+    golden.i32(name).unwrap().values.into_iter().map(|token| token as u32).collect()
 }
 
 /// How far two lists of numbers are apart.

@@ -60,10 +60,7 @@ fn follow_greedily(target: &mut Target, golden: &Golden, (slot, prompt): (u32, &
     let mut next = target.forward(&rows(slot, last, &ids[last..], Want::Token)).unwrap()[0].token;
     for (step, want) in want_logits.rows().enumerate() {
         assert_eq!(next, want_tokens[step], "{what}, greedy token {step}");
-        let output = target
-            .forward(&rows(slot, ids.len() + step, &[next], Want::Logits))
-            .unwrap()
-            .remove(0);
+        let output = target.forward(&rows(slot, ids.len() + step, &[next], Want::Logits)).unwrap().remove(0);
         let got = output.logits.unwrap();
         Distance::between(&got, want).assert_exact(&format!("{what}, greedy logits {step}"));
         next = output.token;
@@ -127,10 +124,7 @@ fn fast_logits_are_within_the_tolerance_of_int8() {
                     }
                 }
             }
-            assert!(
-                equal * 10 >= count * 9,
-                "{name}: argmax agrees at {equal} of {count} positions"
-            );
+            assert!(equal * 10 >= count * 9, "{name}: argmax agrees at {equal} of {count} positions");
         }
     }
 }
