@@ -100,6 +100,20 @@ fn rename(bytes: &mut [u8], name: &str, with: &[u8]) {
     bytes[at..at + with.len()].copy_from_slice(with);
 }
 
+/// The fuzzer starts from the same file. `TILEKILN_BLESS=1` rewrites it.
+#[test]
+fn the_fuzzers_seed_is_the_sample() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds/gguf/sample.gguf");
+    if std::env::var_os("TILEKILN_BLESS").is_some() {
+        std::fs::write(&path, sample()).unwrap();
+    }
+    assert!(
+        std::fs::read(&path).unwrap() == sample(),
+        "{} is not the sample",
+        path.display()
+    );
+}
+
 #[test]
 fn the_sample_is_sound() {
     let file = File::parse(sample()).unwrap();

@@ -4,11 +4,19 @@ mod support;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use support::Run;
 use tilekiln::gguf::{File, TensorInfo, TensorType, decode};
+use tilekiln::kv::{Geometry, KvType};
+use tilekiln::model::assistant::{DraftStart, Head};
+use tilekiln::model::{LoadOptions, Precision, Row, Target, Want};
 use tilekiln::synth::{CONFIGS, Config, FIRST_WORD, Files, Model, Options};
-use tilekiln_tests::random::seed;
+use tilekiln_runtime::cuda::CudaDevice;
+use tilekiln_runtime::device::Device;
+use tilekiln_runtime::host::HostDevice;
+use tilekiln_tests::random::{Random, seed};
+use tilekiln_tests::requirement::require;
 
 /// Options whose seed is that of this run.
 fn options() -> Options {
@@ -139,6 +147,96 @@ fn the_assistant_predicts_what_it_should() {
     }
 }
 
+/// The whole engine: from random prompts longer than the window, greedy decoding follows the walk, and both heads of the
+/// assistant predict what they should.
+#[test]
+fn the_engine_walks_the_walk() {
+    let folder = tempfile::tempdir().unwrap();
+    let chosen = Options {
+        centroids: true,
+        ..options()
+    };
+    let (model, files) = written("tiny", chosen, folder.path());
+    let (target, assistant) = (
+        File::open(&files.target).unwrap(),
+        File::open(&files.assistant).unwrap(),
+    );
+    let mut devices: Vec<Arc<dyn Device>> = vec![Arc::new(HostDevice::new())];
+    if let Some(cuda) = require("cuda", CudaDevice::open(0)) {
+        devices.push(Arc::new(cuda));
+    }
+    let kinds = [(Precision::Exact, KvType::F32), (Precision::Fast, KvType::F16)];
+    for (device, (precision, kv)) in devices.iter().flat_map(|device| kinds.map(|kind| (device, kind))) {
+        let load = LoadOptions {
+            precision,
+            kv,
+            geometry: Geometry {
+                slots: 1,
+                context: 128,
+                max_rows: 16,
+            },
+            outputs: 1,
+        };
+        let mut engine = Target::load(&target, Some(&assistant), device.clone(), load, &mut |_| ()).unwrap();
+        let mut random = Random::new("walk");
+        let prompt = random.indices(41, 2048);
+        let rows = |first: usize, tokens: &[u32]| -> Vec<Row> {
+            let row = |(&token, position)| Row {
+                token,
+                slot: 0,
+                position,
+                want: Want::Token,
+            };
+            tokens.iter().zip(first as u32..).map(row).collect()
+        };
+        let (last, before) = prompt.split_last().unwrap();
+        let mut position = 0;
+        for part in before.chunks(16) {
+            let mut part = rows(position, part);
+            part.iter_mut().for_each(|row| row.want = Want::Nothing);
+            assert_eq!(engine.forward(&part).unwrap(), []);
+            position += part.len();
+        }
+        let output = engine.forward(&rows(position, &[*last])).unwrap();
+        engine.keep_hidden(&[(0, 0)]).unwrap();
+        position += 1;
+        let mut token = output[0].token;
+        assert_eq!(token, model.walk().next()[*last as usize], "after {last} of the prompt");
+        let predictions = model.walk().predictions();
+        let (mut found, mut drafted) = (0, 0);
+        for step in 0..8 {
+            let start = DraftStart {
+                slot: 0,
+                token,
+                position: position as u32,
+            };
+            for head in [Head::Dense, Head::Centroids].into_iter().filter(|_| step % 2 == 0) {
+                let (chains, _) = engine.draft_traced(head, &[start], 3).unwrap();
+                let mut expected = token;
+                for draft in &chains[0] {
+                    expected = predictions[expected as usize];
+                    match head {
+                        Head::Dense => assert_eq!(draft.token, expected),
+                        Head::Centroids => {
+                            drafted += 1;
+                            found += usize::from(draft.token == expected);
+                            expected = draft.token;
+                        }
+                    }
+                }
+            }
+            let output = engine.forward(&rows(position, &[token])).unwrap();
+            engine.keep_hidden(&[(0, 0)]).unwrap();
+            assert_eq!(output[0].token, model.walk().next()[token as usize], "after {token}");
+            (token, position) = (output[0].token, position + 1);
+        }
+        assert!(
+            found * 100 >= drafted * 95,
+            "the ordered head finds {found} of {drafted}"
+        );
+    }
+}
+
 /// Shapes against the table of published models.
 #[test]
 fn shapes_are_the_published_ones() {
@@ -192,6 +290,18 @@ fn shapes_are_the_published_ones() {
         );
         let owning = &sliding[..config.owning_layers()];
         assert!(owning.contains(&true) && owning.contains(&false), "{}", config.name);
+        // what `--help` says of the size
+        let (_, said) = config.about.rsplit_once(", ").unwrap();
+        let (number, unit) = said.split_once(' ').unwrap();
+        let unit = f64::from(1 << if unit == "GiB" { 30 } else { 20 });
+        let size = model.sizes()[0] as f64 / unit;
+        let said: f64 = number.parse().unwrap();
+        assert!(
+            (size / said - 1.0).abs() < 0.05,
+            "{}: {size} {}",
+            config.name,
+            config.about
+        );
         if config.name == "e4b" {
             let is_more =
                 |layer: &usize| find(&format!("blk.{layer}.ffn_down.weight")).unwrap().kind == TensorType::Q6_K;
