@@ -4,6 +4,7 @@ mod check;
 mod doctor;
 mod emit;
 mod kernels;
+mod tokenize;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -31,6 +32,8 @@ enum Command {
     Check(check::Check),
     /// Show devices, drivers, compilers and caches, and what is missing
     Doctor(doctor::Doctor),
+    /// Show text as tokens, or tokens as text
+    Tokenize(tokenize::Tokenize),
 }
 
 /// Why a command did not do its work.
@@ -143,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Tokenize(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
