@@ -7,10 +7,12 @@ mod engine_args;
 mod inspect;
 mod kernels;
 mod load;
+mod logits;
 mod progress;
 pub mod run;
 mod serve;
 mod synth;
+mod tokenize;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -46,6 +48,10 @@ enum Command {
     Run(Box<run::Run>),
     /// Answer requests over HTTP, as OpenAI's API and llama-server do
     Serve(Box<serve::Serve>),
+    /// Write the logits of every position of a prompt
+    Logits(Box<logits::Logits>),
+    /// Show text as tokens, or tokens as text
+    Tokenize(tokenize::Tokenize),
 }
 
 /// Why a command did not do its work.
@@ -162,6 +168,8 @@ pub fn run() -> ExitCode {
         Command::Synth(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Logits(command) => command.run(),
+        Command::Tokenize(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
