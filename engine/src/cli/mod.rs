@@ -3,7 +3,14 @@
 mod check;
 mod doctor;
 mod emit;
+mod engine_args;
+mod inspect;
 mod kernels;
+mod load;
+mod progress;
+pub mod run;
+mod serve;
+mod synth;
 mod tokenize;
 
 use std::fmt;
@@ -32,6 +39,14 @@ enum Command {
     Check(check::Check),
     /// Show devices, drivers, compilers and caches, and what is missing
     Doctor(doctor::Doctor),
+    /// Show the metadata and the tensors of a GGUF file
+    Inspect(inspect::Inspect),
+    /// Write a synthetic model and its assistant: true shapes, random weights, a known right answer
+    Synth(synth::Synth),
+    /// Generate text, once or in a conversation
+    Run(Box<run::Run>),
+    /// Answer requests over HTTP, as OpenAI's API and llama-server do
+    Serve(Box<serve::Serve>),
     /// Show text as tokens, or tokens as text
     Tokenize(tokenize::Tokenize),
 }
@@ -141,11 +156,15 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(engine_args::rewrite(std::env::args_os())).command {
         Command::Emit(command) => command.run(),
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Synth(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Tokenize(command) => command.run(),
     };
     match result {

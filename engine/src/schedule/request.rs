@@ -112,6 +112,9 @@ pub enum Refusal {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
+    /// The sampler cannot be set up like this.
+    #[error("{0}")]
+    Sampling(String),
     /// Too many requests wait already.
     #[error("{waiting} requests are waiting already; try again later")]
     Busy {

@@ -56,6 +56,7 @@ fn check(trial: &mut Trial<'_>, format: BlockFormat, warps: usize) -> Result<(),
             out.argument(),
             number(rows),
             number(cols),
+            number(1),
         ];
         trial.launch([rows.div_ceil(warps), 1, 1], arguments)?;
 
