@@ -5,7 +5,7 @@ use tilekiln_dsl::prelude::*;
 use crate::registry::prelude::*;
 
 /// sqrt(2/pi)
-const GELU_SCALE: f32 = 0.797_884_56;
+const GELU_SCALE: f32 = 0.797_884_6;
 /// Weight of the cubic term.
 const GELU_CUBIC: f32 = 0.044_715;
 

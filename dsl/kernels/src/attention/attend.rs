@@ -7,8 +7,11 @@ use crate::heads::{HEAD_DIM, head_dim};
 use crate::packed::{Packed, load_vector, vector_length};
 use crate::registry::prelude::*;
 
-/// Keys that a warp takes at once.
-const KEYS: usize = 4;
+/// Keys that a warp takes at once: as many as keep enough loads in flight without spilling registers.
+pub fn keys_at_once(head_dim: usize) -> usize {
+    (2048 / head_dim).clamp(1, 4)
+}
+
 /// log2(e), because exponentials are taken to base 2.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// Below every score: stands for "not visible" without the infinities that would make NaN.
@@ -51,12 +54,12 @@ struct Running {
     weighted: Registers<f32>,
 }
 
-/// The part of this lane's products of a query with a key.
+/// This lane's part of the product of a query with the key that starts at element `start`.
 #[tile_fn]
-fn score_part<Element: Packed>(query: Registers<f32>, cache: In<Element>, row: Val<u32>, split: Split) -> Val<f32> {
+fn score_part<Element: Packed>(query: Registers<f32>, cache: In<Element>, start: Val<u32>, split: Split) -> Val<f32> {
     let mut sum = f32(0.0);
     for part in unrolled(0..split.parts()) {
-        let values = load_vector(cache, row + split.column(part), split.vector);
+        let values = load_vector(cache, start + split.column(part), split.vector);
         for i in 0..split.vector {
             sum = fma(query[part * split.vector + i], values[i], sum);
         }
@@ -90,7 +93,7 @@ impl Ring {
     }
 }
 
-/// Takes the next [`KEYS`] keys from `first` on into the softmax of this warp.
+/// Takes the next keys from `first` on into the softmax of this warp, [`keys_at_once`] of them.
 #[tile_fn]
 fn step<Element: Packed>(
     running: &mut Running,
@@ -102,11 +105,15 @@ fn step<Element: Packed>(
     split: Split,
     #[comptime] head_dim: usize,
 ) {
-    let scores = Registers::<f32>::undefined(KEYS);
+    let keys = keys_at_once(head_dim);
+    let scores = Registers::<f32>::undefined(keys);
+    /// where each key starts, in both caches
+    let starts = Registers::<u32>::undefined(keys);
     let mut now = running.highest;
-    for i in unrolled(0..KEYS) {
-        let part = score_part(query, cache_k, ring.element(first + i, head_dim), split);
-        scores[i] = select(ring.is_visible(first + i), warp_sum(part), LOWEST);
+    for i in unrolled(0..keys) {
+        starts[i] = ring.element(first + i, head_dim);
+        let product = warp_sum(score_part(query, cache_k, starts[i], split));
+        scores[i] = select(ring.is_visible(first + i), product, LOWEST);
         now = max(now, scores[i]);
     }
     /// what was summed before shrinks to the new highest score
@@ -116,13 +123,12 @@ fn step<Element: Packed>(
     for i in unrolled(0..split.per_lane) {
         running.weighted[i] = running.weighted[i] * shrink;
     }
-    for i in unrolled(0..KEYS) {
+    for i in unrolled(0..keys) {
         let visible = ring.is_visible(first + i);
         let p = select(visible, ((scores[i] - now) * LOG2_E).exp2(), 0.0);
         running.total = running.total + p;
-        let row = ring.element(first + i, head_dim);
         for part in unrolled(0..split.parts()) {
-            let values = load_vector(cache_v, row + split.column(part), split.vector);
+            let values = load_vector(cache_v, starts[i] + split.column(part), split.vector);
             for j in 0..split.vector {
                 let at = part * split.vector + j;
                 running.weighted[at] = fma(p, values[j], running.weighted[at]);
@@ -134,8 +140,9 @@ fn step<Element: Packed>(
 /// One block per token (x) and query head (y): softmax(q . k) v over the keys that the token sees, scale 1.
 ///
 /// Token t sees keys j < visible\[t\] that are less than `window` before positions\[t\]. Key j lies at place j % capacity of
-/// slot slots\[t\]; the KV head is head / gqa. A token that sees nothing gets zeros. Batch invariance: key j belongs to warp
-/// j / 4 % warps, warps take keys in order and are added in order, so a token's result depends on its own keys only.
+/// slot slots\[t\]; the KV head is head / gqa. A token that sees nothing gets zeros. Batch invariance: warps take
+/// runs of consecutive keys in turns, counted from key 0, and are added in order: a token's result depends on its own keys
+/// only.
 #[kernel(threads = warps * 32)]
 pub fn attend<Element: Packed>(
     #[shape(tokens, heads, head_dim)] q: In<f32>,
@@ -158,7 +165,8 @@ pub fn attend<Element: Packed>(
     let position = positions[token];
     let split = Split::of::<Element>(head_dim);
     let begin = select(position < window, 0u32, position - window + 1);
-    let end = visible[token];
+    /// nothing from key 0 on where nothing is visible
+    let end = select(visible[token] > begin, visible[token], 0u32);
     let first_row = (slots[token] * (heads / gqa) + head / gqa) * capacity;
     let ring = Ring {
         first_row,
@@ -181,8 +189,9 @@ pub fn attend<Element: Packed>(
         total,
         weighted,
     };
-    let round = KEYS * warps;
-    for first in stepped(begin / round * round + warp_index() * KEYS, end, round) {
+    let keys = keys_at_once(head_dim);
+    let round = keys * warps;
+    for first in stepped(begin / round * round + warp_index() * keys, end, round) {
         step(&mut running, query, cache_k, cache_v, ring, first, split, head_dim);
     }
 

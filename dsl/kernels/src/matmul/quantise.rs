@@ -4,11 +4,11 @@ use tilekiln_dsl::prelude::*;
 
 use crate::registry::prelude::*;
 
-/// Groups of 32 values to int8 and a scale: d = max|x| / 127, q = x * (127 / max|x|) rounded to nearest, ties to even.
+/// Groups of 32 values to int8 and a scale: d = max|x| / 127, q = x / d rounded to nearest, ties to even.
 ///
-/// Blocks: x over `threads` words each; a thread makes a word of four values, eight threads a group. A group of zeros
-/// gives d = 0 and q = 0. A group with a NaN or an infinity gives the scale NaN or infinity and q = 0, so that what is
-/// multiplied with it is NaN. Batch invariance: a group depends on nothing else.
+/// Blocks: x over `threads` words each; a thread makes a word of four values, eight threads a group. Where d is 0, q is 0.
+/// A group with a NaN or an infinity gets the scale NaN or infinity, and q = 0 for those and whatever they dwarf: what is
+/// multiplied with the group is not finite either. Batch invariance: a group depends on nothing else.
 #[kernel(threads = threads)]
 pub fn quantise_rows(
     #[shape(groups, 32)] x: In<f32>,
@@ -27,18 +27,18 @@ pub fn quantise_rows(
         highest_bits = max(highest_bits, four.component(i).bitcast::<u32>() & 0x7fff_ffff);
     }
     let highest = group_max(highest_bits, 8).bitcast::<f32>();
-    let inverse = select(highest > 0.0, 127.0 / highest, 0.0);
+    let scale = highest / 127.0;
     let mut word = u32(0);
     for i in 0..4 {
-        /// NaN becomes 0; where 127 / max is infinite, 127 is the limit
-        let q = (four.component(i) * inverse).round().to::<i32>();
-        let byte = min(max(q, -127), 127).bitcast::<u32>() & 255;
-        word |= byte << (8 * i);
+        /// NaN becomes 0; a subnormal scale has lost bits and may give more than 127
+        let quotient = (four.component(i) / scale).round().to::<i32>();
+        let q = select(scale == 0.0, 0, min(max(quotient, -127), 127));
+        word |= (q.bitcast::<u32>() & 255) << (8 * i);
     }
     if index < groups * 8 {
         words[index] = word;
         if index % 8 == 0 {
-            scales[index / 8] = highest / 127.0;
+            scales[index / 8] = scale;
         }
     }
 }
