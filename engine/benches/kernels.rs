@@ -43,7 +43,7 @@ fn benches() -> Vec<Bench> {
         shape: format!("{out} x {depth}"),
         grid: [out as u32 / 4, 1, 1],
         buffers: vec![bytes, depth, depth / 8, out * 4],
-        scalars: u32s(&[out as u32, depth as u32]),
+        scalars: u32s(&[out as u32, depth as u32, 1]),
         bytes,
         operations: 0.0,
     };

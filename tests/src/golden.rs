@@ -91,6 +91,14 @@ impl Golden {
         self.tensor(name, Dtype::F32, |bytes| f32::from_le_bytes(*bytes))
     }
 
+    /// A tensor of whole numbers.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name and type.
+    pub fn i32(&self, name: &str) -> Result<Tensor<i32>, GoldenError> {
+        self.tensor(name, Dtype::I32, |bytes| i32::from_le_bytes(*bytes))
+    }
+
     /// A tensor of bytes.
     ///
     /// # Errors

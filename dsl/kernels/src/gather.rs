@@ -1,4 +1,4 @@
-//! Rows of an embedding table.
+//! Rows of a table, by their numbers.
 
 use tilekiln_dsl::prelude::*;
 
@@ -18,6 +18,24 @@ pub fn gather<Element: Float>(
     let row = ids[token];
     for col in strided(cols, threads) {
         out[(token, col)] = table[(row, col)].to::<f32>() * scale;
+    }
+}
+
+/// One block per row: out\[r, offset..\] = source\[indices\[r\]\], rows of `out` being `stride` values apart.
+#[kernel(threads = threads)]
+pub fn copy_rows(
+    #[shape(source_rows, cols)] source: In<f32>,
+    #[shape(rows)] indices: In<u32>,
+    #[shape(rows, stride)] out: Out<f32>,
+    cols: u32,
+    stride: u32,
+    offset: u32,
+    #[comptime] threads: usize,
+) {
+    let row = block_index();
+    let index = indices[row];
+    for col in strided(cols, threads) {
+        out[(row, offset + col)] = source[(index, col)];
     }
 }
 
@@ -44,6 +62,28 @@ pub const ENTRY: Entry = Entry {
                 Argument::output(tokens * cols * 4),
                 Argument::U32(cols as u32),
                 Argument::F32(1.5),
+            ],
+        })
+    },
+};
+
+/// Registration of [`copy_rows`].
+pub const COPY_ROWS: Entry = Entry {
+    name: "copy_rows",
+    parameters: &[choice("threads", "256", "threads per block, a multiple of 32")],
+    build: |settings| Ok(copy_rows(settings.number("threads")?)),
+    example: |_, random| {
+        let (rows, source_rows, cols) = (random.size(1, 6), random.size(1, 9), random.size(1, 600));
+        let (stride, offset) = (cols + random.size(5, 9), random.size(0, 5));
+        Ok(Example {
+            grid: [rows as u32, 1, 1],
+            arguments: vec![
+                random.floats("f32", source_rows * cols),
+                random.below(rows, source_rows as u32),
+                Argument::output(rows * stride * 4),
+                Argument::U32(cols as u32),
+                Argument::U32(stride as u32),
+                Argument::U32(offset as u32),
             ],
         })
     },

@@ -4,11 +4,16 @@
 
 pub mod attention;
 pub mod block;
+pub mod embed;
+pub mod gated;
 pub mod gather;
+pub mod heads;
 pub mod matmul;
 pub mod norm;
+pub mod packed;
 pub mod planted;
 pub mod registry;
+pub mod residual;
 pub mod rope;
 pub mod select;
 pub mod turbo;

@@ -10,7 +10,7 @@ use tilekiln_dsl::comptime::KernelDef;
 
 /// What a kernel file needs to register itself.
 pub mod prelude {
-    pub use super::{Argument, ELEMENT, Entry, Example, Random, SettingError, Settings, choice, width};
+    pub use super::{Argument, ELEMENT, Entry, Example, Parameter, Random, SettingError, Settings, choice, width};
 }
 
 /// A kernel (with all its comptime variants).
@@ -245,15 +245,29 @@ impl Random {
 /// Every kernel of the library.
 pub const KERNELS: &[&Entry] = &[
     &crate::norm::ENTRY,
+    &crate::residual::RESIDUAL_NORM,
+    &crate::residual::PLE_COMBINE,
     &crate::rope::ENTRY,
+    &crate::heads::ENTRY,
     &crate::gather::ENTRY,
+    &crate::gather::COPY_ROWS,
+    &crate::embed::ENTRY,
+    &crate::gated::GATED,
+    &crate::gated::SOFTCAP,
+    &crate::matmul::quantise::ENTRY,
     &crate::matmul::row_product::ENTRY,
+    &crate::matmul::linear::ENTRY,
+    &crate::matmul::candidates::ENTRY,
     &crate::matmul::tiled::ENTRY,
+    &crate::attention::cache_write::ENTRY,
+    &crate::attention::attend::ENTRY,
     &crate::attention::flash::ENTRY,
     &crate::turbo::turbo3::ENCODE,
     &crate::turbo::turbo3::DECODE,
     &crate::select::ARGMAX,
     &crate::select::TOP_K,
+    &crate::select::TAKE,
+    &crate::select::CONFIDENCE,
 ];
 
 /// Looks a kernel up by name, planted ones included.

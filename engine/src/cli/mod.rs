@@ -4,11 +4,15 @@ mod check;
 mod doctor;
 mod emit;
 mod engine_args;
+mod inspect;
 mod kernels;
 mod load;
+mod logits;
 mod progress;
 pub mod run;
 mod serve;
+mod synth;
+mod tokenize;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -36,10 +40,18 @@ enum Command {
     Check(check::Check),
     /// Show devices, drivers, compilers and caches, and what is missing
     Doctor(doctor::Doctor),
+    /// Show the metadata and the tensors of a GGUF file
+    Inspect(inspect::Inspect),
+    /// Write a synthetic model and its assistant: true shapes, random weights, a known right answer
+    Synth(synth::Synth),
     /// Generate text, once or in a conversation
     Run(Box<run::Run>),
     /// Answer requests over HTTP, as OpenAI's API and llama-server do
     Serve(Box<serve::Serve>),
+    /// Write the logits of every position of a prompt
+    Logits(Box<logits::Logits>),
+    /// Show text as tokens, or tokens as text
+    Tokenize(tokenize::Tokenize),
 }
 
 /// Why a command did not do its work.
@@ -152,8 +164,12 @@ pub fn run() -> ExitCode {
         Command::Kernels(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Synth(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Logits(command) => command.run(),
+        Command::Tokenize(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

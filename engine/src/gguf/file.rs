@@ -98,10 +98,12 @@ impl File {
     }
 
     fn from_storage(storage: Storage) -> Result<Self, Error> {
-        Self::read(&storage).map_err(|kind| storage.error(kind))
+        let size = storage.bytes().len();
+        Self::read(&storage, size).map_err(|kind| storage.error(kind))
     }
 
-    fn read(storage: &Storage) -> Result<Self, ErrorKind> {
+    /// Reads the bytes before the data section of a file of `size` bytes. The writer has no more than these.
+    pub(super) fn read(storage: &Storage, size: usize) -> Result<Self, ErrorKind> {
         let bytes = storage.bytes();
         if !bytes.starts_with(MAGIC) {
             return Err(recognise(bytes));
@@ -131,7 +133,7 @@ impl File {
         // A file without tensors may end before the data section would begin.
         let data_start = cursor.at().checked_next_multiple_of(alignment);
         let data_start = data_start.ok_or(ErrorKind::Alignment(alignment as u64))?;
-        check_places(&tensors.list, data_start, bytes.len())?;
+        check_places(&tensors.list, data_start, size)?;
         Ok(Self {
             storage: storage.clone(),
             version,

@@ -2,11 +2,16 @@
 //!
 //! Requests and events are tokens; text is the business of who asks ([`crate::server`], the command line).
 
+mod engine;
 mod options;
 mod request;
+mod scheduler;
+mod service;
 
+pub use engine::{Engine, EngineError, load_target, open_device};
 pub use options::{
     DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit, Progress, Stage,
     TooFewLayers, UnknownChoice,
 };
 pub use request::{Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, Statistics, Ticket};
+pub use service::ModelService;

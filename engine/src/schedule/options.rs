@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use crate::kv::KvType;
+
 /// Drafts per round when nothing is said.
 pub const DEFAULT_DRAFTS: usize = 3;
 /// Prompt tokens per evaluation when nothing is said.
@@ -126,18 +128,6 @@ pub struct TooFewLayers {
     pub limit: usize,
     /// Layers of the model.
     pub layers: usize,
-}
-
-/// Element type of the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvType {
-    /// Half precision.
-    #[default]
-    F16,
-    /// Single precision.
-    F32,
-    /// Brain float.
-    Bf16,
 }
 
 /// A word that names no choice.

@@ -166,3 +166,61 @@ fn naive_merge(fragment: &str, ids: &HashMap<&str, u32>, ranks: &HashMap<(&str, 
         }
     }
 }
+
+/// As large as a published vocabulary: 262144 tokens, and all ways in which two tokens make a third as merges (about
+/// half a million). Pieces are runs of newlines and spaces, and letters, pairs, triples and longer strings of syllables
+/// with and without a space in front, the shorter ones first.
+pub fn large_vocabulary() -> Vocabulary {
+    const TOKENS: usize = 262_144;
+    let mut vocabulary = small_vocabulary();
+    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    for (id, token) in vocabulary.tokens.iter().enumerate() {
+        known.insert(token.clone(), id);
+    }
+    let add = |text: String, known: &mut HashMap<Vec<u8>, usize>, vocabulary: &mut Vocabulary| {
+        let text = text.into_bytes();
+        if vocabulary.tokens.len() < TOKENS && !known.contains_key(&text) {
+            known.insert(text.clone(), vocabulary.tokens.len());
+            vocabulary.tokens.push(text);
+            vocabulary.kinds.push(Kind::Normal);
+        }
+    };
+    for character in ('A'..='Z').chain('à'..='ÿ').chain('一'..='龥') {
+        add(character.to_string(), &mut known, &mut vocabulary);
+    }
+    for count in 2..=31 {
+        for text in ["\n", "▁", "a"] {
+            add(text.repeat(count), &mut known, &mut vocabulary);
+        }
+    }
+    let syllables = ["the", "ing", "er", "an", "re", "ou", "st", "qu", "ion", "le", "at", "mi", "so", "lu"];
+    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
+    let join = |left: &[String], right: &[String]| -> Vec<String> {
+        left.iter().flat_map(|l| right.iter().map(move |r| format!("{l}{r}"))).collect()
+    };
+    let pairs = join(&letters, &letters);
+    let triples = join(&pairs, &letters);
+    let syllables: Vec<String> = syllables.map(String::from).to_vec();
+    let words = join(&syllables, &syllables);
+    let sentences = join(&words, &syllables);
+    let fours = join(&pairs, &pairs);
+    for group in [&pairs, &triples, &words, &sentences, &fours] {
+        for space in ["", "▁"] {
+            for text in group {
+                add(format!("{space}{text}"), &mut known, &mut vocabulary);
+            }
+        }
+    }
+    // The rank of a merge is that of what it makes.
+    vocabulary.merges.clear();
+    for token in &vocabulary.tokens {
+        let Ok(text) = std::str::from_utf8(token) else { continue };
+        let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
+        for (left, right) in cuts {
+            if known.contains_key(left.as_bytes()) && known.contains_key(right.as_bytes()) {
+                vocabulary.merges.push(format!("{left} {right}").into_bytes());
+            }
+        }
+    }
+    vocabulary
+}

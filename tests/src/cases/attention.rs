@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::reference::attention::{AttentionShape, Mask, attention};
 use crate::reference::turbo::{ScaleRange, TURBO3};
 use crate::reference::widen;
-use crate::tolerance::{self, AttentionArithmetic, UNIT_F16, UNIT_F32};
+use crate::tolerance::{self, Accumulation, AttentionArithmetic, UNIT_F16, UNIT_F32};
 
 /// A format of cached rows.
 #[derive(Clone, Copy, PartialEq)]
@@ -239,6 +239,7 @@ fn check_shape(trial: &mut Trial<'_>, variant: Variant, shape: &Shape) -> Result
     let exact = attention(model, &widen(&q), &k, &v, mask);
     let arithmetic = AttentionArithmetic {
         key_dim: head_dim,
+        accumulation: Accumulation::MatrixUnits,
         // a tile's rows are of at most 16 tokens: it sees that many keys more than the window
         steps: keys.min((window as usize).saturating_add(ROWS)).div_ceil(variant.step),
         // scaled in f32, then rounded to f16

@@ -1,9 +1,10 @@
-//! gather over f16, bf16 and f32 tables.
+//! gather over f16, bf16 and f32 tables; copy_rows.
 
 use half::{bf16, f16};
 use tilekiln_runtime::device::Argument;
 
 use super::trial::{Word, for_each, number};
+use super::weights::bits;
 use super::{Case, CaseError, Extent, Trial};
 use crate::reference::gather::{Table, gather};
 use crate::tolerance;
@@ -19,6 +20,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("gather", &["element=f32", "threads=96"], |trial| {
             check(trial, |value| value, |table| Table::F32(table))
         }),
+        Case::new("copy_rows", &[], check_copy),
+        Case::new("copy_rows", &["threads=32"], check_copy),
     ]
 }
 
@@ -74,6 +77,48 @@ fn check<T: Word>(
         let bounds: Vec<f64> = want.iter().map(|&value| tolerance::product_f32(value)).collect();
         let got = trial.result(&out)?;
         trial.within(&got, &want, &bounds);
+        Ok(())
+    })
+}
+
+fn check_copy(trial: &mut Trial<'_>) -> Result<(), CaseError> {
+    // rows, rows of the source, columns
+    let shapes = match trial.extent {
+        Extent::Small => vec![(1..=1, 1..=1, 1..=1), (11..=13, 11..=19, 280..=400)],
+        Extent::Medium => vec![(1..=1, 1..=1, 1..=1), (101..=200, 11..=90, 280..=900)],
+        Extent::Large => vec![(1..=1, 1..=1, 1..=1), (500..=700, 300..=500, 1000..=5000)],
+    };
+    for_each(trial, shapes, |trial, (rows, source_rows, cols)| {
+        let (rows, source_rows, cols) = (
+            trial.random.odd_size(rows),
+            trial.random.odd_size(source_rows),
+            trial.random.odd_size(cols),
+        );
+        let offset = trial.random.integer(0..=9) as usize;
+        let stride = offset + cols + trial.random.integer(0..=9) as usize;
+        trial.shape(format!(
+            "{rows} of {source_rows} rows, {cols} of {stride} columns from {offset}"
+        ));
+        let source = trial.random.activations(source_rows * cols);
+        let indices = trial.random.indices(rows, source_rows);
+
+        let out = trial.output::<f32>(rows * stride)?;
+        let arguments = vec![
+            trial.input(&source)?,
+            trial.input(&indices)?,
+            out.argument(),
+            number(cols),
+            number(stride),
+            number(offset),
+        ];
+        trial.launch([rows, 1, 1], arguments)?;
+
+        let mut want = vec![<f32 as Word>::POISON; rows * stride];
+        for (row, &index) in want.chunks_exact_mut(stride).zip(&indices) {
+            row[offset..offset + cols].copy_from_slice(&source[index as usize * cols..][..cols]);
+        }
+        let got = trial.result(&out)?;
+        trial.equal("bits", &bits(&got), &bits(&want));
         Ok(())
     })
 }

@@ -4,16 +4,25 @@
 //! launches, and compares. [`run`] records all cases for a target, loads them at once (so that a device can compile in
 //! parallel), and checks one after the other. The same cases run on every device; only the sizes differ ([`Extent`]).
 
+mod attend;
 mod attention;
+mod candidates;
+mod embed;
+mod gated;
 mod gather;
+mod heads;
+mod linear;
 mod matmul;
 mod norm;
 mod outcome;
+mod quantise;
+mod residual;
 mod rope;
 mod row_product;
 mod select;
 mod trial;
 mod turbo;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,9 +94,8 @@ impl Case {
     }
 
     fn record(&self, target: &Target) -> Result<Kernel, CaseError> {
-        let entry = registry::find(self.kernel).ok_or(CaseError::UnknownKernel(self.kernel))?;
-        let settings = Settings::parse(entry, self.settings.iter().map(String::as_str))?;
-        Ok((entry.build)(&settings)?.record(target)?)
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        record(self.kernel, &settings, target)
     }
 
     fn title(&self) -> String {
@@ -95,15 +103,29 @@ impl Case {
     }
 }
 
+fn record(name: &'static str, settings: &[&str], target: &Target) -> Result<Kernel, CaseError> {
+    let entry = registry::find(name).ok_or(CaseError::UnknownKernel(name))?;
+    let settings = Settings::parse(entry, settings.iter().copied())?;
+    Ok((entry.build)(&settings)?.record(target)?)
+}
+
 /// All cases.
 pub fn all() -> Vec<Case> {
     [
         norm::cases(),
+        residual::cases(),
         rope::cases(),
+        heads::cases(),
         gather::cases(),
+        embed::cases(),
+        gated::cases(),
+        quantise::cases(),
         row_product::cases(),
+        linear::cases(),
+        candidates::cases(),
         matmul::cases(),
         attention::cases(),
+        attend::cases(),
         turbo::cases(),
         select::cases(),
     ]
@@ -136,7 +158,7 @@ pub fn run(device: &dyn Device, target: &Target, extent: Extent) -> Report {
         let Some(kernel) = loaded.get(&symbol) else {
             continue;
         };
-        let mut trial = Trial::new(device, kernel, extent);
+        let mut trial = Trial::new(device, case.kernel, kernel, extent);
         if let Err(error) = (case.check)(&mut trial) {
             report.fail(&trial.title(), random::seed(), error);
         }

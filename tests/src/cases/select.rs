@@ -1,11 +1,13 @@
-//! argmax and top_k: exact, with ties, infinities and NaN.
+//! argmax and top_k: exact, with ties, infinities and NaN. take: exact. confidence.
 
 use tilekiln_kernels::select::NOTHING;
 
 use super::trial::{for_each, number};
 use super::{Case, CaseError, Extent, Trial};
 use crate::random::Random;
-use crate::reference::select::top_k;
+use crate::reference::select::{confidence, top_k};
+use crate::reference::widen;
+use crate::tolerance;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -18,6 +20,17 @@ pub(super) fn cases() -> Vec<Case> {
             check_top_k(trial, k)
         }));
     }
+    for threads in [32, 96] {
+        cases.push(Case::new("take", &[&format!("threads={threads}")], move |trial| {
+            check_take(trial, threads)
+        }));
+        cases.push(Case::new(
+            "confidence",
+            &[&format!("threads={threads}")],
+            move |trial| check_confidence(trial, threads),
+        ));
+    }
+    cases.push(Case::new("confidence", &[], |trial| check_confidence(trial, 256)));
     cases
 }
 
@@ -124,6 +137,72 @@ fn check_top_k(trial: &mut Trial<'_>, k: usize) -> Result<(), CaseError> {
         trial.equal("bits of values", &got, &want_values);
         let got = trial.result(&indices)?;
         trial.equal("indices", &got, &want_indices);
+        Ok(())
+    })
+}
+
+fn check_take(trial: &mut Trial<'_>, threads: usize) -> Result<(), CaseError> {
+    for_each(trial, shapes(trial.extent), |trial, (_, cols)| {
+        let cols = trial.random.odd_size(cols);
+        let rows = trial.random.odd_size(31..=103);
+        trial.shape(format!("{rows} rows of {cols}"));
+        let ids = trial.random.indices(rows * cols, 1 << 20);
+        let mut index = trial.random.indices(rows, cols);
+        // what argmax gives for a row of NaN, and the first index that is too large
+        index[rows / 2] = NOTHING;
+        index[rows / 3] = cols as u32;
+        let out = trial.output::<u32>(rows)?;
+        let arguments = vec![
+            trial.input(&ids)?,
+            trial.input(&index)?,
+            out.argument(),
+            number(rows),
+            number(cols),
+        ];
+        trial.launch([rows.div_ceil(threads), 1, 1], arguments)?;
+        let want: Vec<u32> = ids
+            .chunks_exact(cols)
+            .zip(&index)
+            .map(|(row, &index)| row.get(index as usize).copied().unwrap_or(NOTHING))
+            .collect();
+        let got = trial.result(&out)?;
+        trial.equal("ids", &got, &want);
+        Ok(())
+    })
+}
+
+fn check_confidence(trial: &mut Trial<'_>, threads: usize) -> Result<(), CaseError> {
+    for_each(trial, shapes(trial.extent), |trial, (rows, cols)| {
+        let cols = trial.random.odd_size(cols);
+        trial.shape(format!("{rows} rows of {cols}"));
+        let scores = trial.random.normals(rows * cols, 5.0);
+        // the best of a row as a rule, others now and then
+        let mut index: Vec<u32> = scores.chunks_exact(cols).map(|row| top_k(row, 1)[0].0 as u32).collect();
+        index[rows / 2] = cols as u32 - 1;
+        index[rows / 3] = NOTHING;
+        let probability = trial.output::<f32>(rows)?;
+        let arguments = vec![
+            trial.input(&scores)?,
+            trial.input(&index)?,
+            probability.argument(),
+            number(cols),
+        ];
+        trial.launch([rows, 1, 1], arguments)?;
+        // each thread its columns, five steps within a warp, one addition for each warp
+        let additions = cols.div_ceil(threads) + 5 + threads / 32;
+        let (want, bounds): (Vec<f64>, Vec<f64>) = scores
+            .chunks_exact(cols)
+            .zip(&index)
+            .map(|(row, &index)| match index {
+                NOTHING => (0.0, 0.0),
+                index => {
+                    let (probability, distance) = confidence(&widen(row), index as usize);
+                    (probability, tolerance::confidence(additions, probability, distance))
+                }
+            })
+            .unzip();
+        let got = trial.result(&probability)?;
+        trial.within(&got, &want, &bounds);
         Ok(())
     })
 }

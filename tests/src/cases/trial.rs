@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::{bf16, f16};
@@ -56,6 +57,7 @@ impl<T> Output<T> {
 /// One case at work.
 pub struct Trial<'a> {
     device: &'a dyn Device,
+    family: &'static str,
     kernel: &'a Loaded,
     /// How large the inputs are to be.
     pub extent: Extent,
@@ -66,10 +68,11 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// A trial of a loaded kernel, with a stream of inputs named after it: all devices get the same inputs.
-    pub fn new(device: &'a dyn Device, kernel: &'a Loaded, extent: Extent) -> Self {
+    /// A trial of a loaded kernel of the library's `family`, with a stream of inputs named after it: all devices get the same inputs.
+    pub fn new(device: &'a dyn Device, family: &'static str, kernel: &'a Loaded, extent: Extent) -> Self {
         Self {
             device,
+            family,
             kernel,
             extent,
             random: Random::new(&kernel.symbol),
@@ -139,14 +142,37 @@ impl<'a> Trial<'a> {
         })
     }
 
+    /// The kernel with other settings, loaded, to compare results with.
+    ///
+    /// # Errors
+    /// The kernel cannot have them, or those of the device.
+    pub fn variant(&self, settings: &[&str]) -> Result<Loaded, CaseError> {
+        let kernel = super::record(self.family, settings, &self.kernel.kernel.target)?;
+        let loaded = self.device.load(vec![Arc::new(kernel)])?;
+        loaded.into_iter().next().ok_or(CaseError::UnknownKernel(self.family))
+    }
+
     /// Launches the kernel and waits for it.
     ///
     /// # Errors
     /// Those of the device, findings of the sanitizer included.
     pub fn launch(&self, grid: [usize; 3], arguments: Vec<Argument>) -> Result<(), DeviceError> {
+        self.launch_variant(self.kernel, grid, arguments)
+    }
+
+    /// Launches what [`variant`](Self::variant) gave and waits for it.
+    ///
+    /// # Errors
+    /// Those of the device, findings of the sanitizer included.
+    pub fn launch_variant(
+        &self,
+        kernel: &Loaded,
+        grid: [usize; 3],
+        arguments: Vec<Argument>,
+    ) -> Result<(), DeviceError> {
         let grid: Grid = grid.map(|size| size as u32);
         self.device.launch(
-            self.kernel,
+            kernel,
             &Launch {
                 grid,
                 arguments,

@@ -8,10 +8,12 @@
 //! they are called by tests, and a wrong length is a wrong test.
 
 pub mod attention;
+pub mod gated;
 pub mod gather;
 pub mod matmul;
 pub mod norm;
 pub mod quant;
+pub mod residual;
 pub mod rope;
 pub mod select;
 pub mod turbo;

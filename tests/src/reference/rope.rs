@@ -88,6 +88,31 @@ impl Rope<'_> {
     }
 }
 
+/// Rotates `[rows, heads, 2 * pairs]` by angles `[rows, pairs]`, all heads of a row alike.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn rotate(x: &[f64], angles: &[f64], pairs: usize) -> Vec<f64> {
+    let rows = angles.len() / pairs;
+    assert!(
+        rows > 0 && angles.len() == rows * pairs && x.len().is_multiple_of(rows * 2 * pairs),
+        "{} values by {} angles of {pairs} pairs",
+        x.len(),
+        angles.len()
+    );
+    let mut out = x.to_vec();
+    for (row, angles) in out.chunks_exact_mut(x.len() / rows).zip(angles.chunks_exact(pairs)) {
+        for head in row.chunks_exact_mut(2 * pairs) {
+            for (pair, angle) in angles.iter().enumerate() {
+                let (a, b) = (head[pair], head[pair + pairs]);
+                head[pair] = a * angle.cos() - b * angle.sin();
+                head[pair + pairs] = b * angle.cos() + a * angle.sin();
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +142,17 @@ mod tests {
         x[6] = 1.0; // second element of pair 2, frequency 1e4^(-4/8) = 0.01
         let out = FULL.apply(&x, &[100]);
         assert!((out[2] + 1.0_f64.sin()).abs() < 1e-15 && (out[6] - 1.0_f64.cos()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn given_angles_rotate_as_computed_ones() {
+        let x = widen(&Random::new("rope angles").normals(2 * 3 * 8, 1.0));
+        let positions = [5, 900];
+        let angles: Vec<f64> = positions
+            .iter()
+            .flat_map(|&position| (0..4).map(move |pair| FULL.angle(position, pair)))
+            .collect();
+        assert_eq!(rotate(&x, &angles, 4), FULL.apply(&x, &positions));
     }
 
     #[test]

@@ -22,6 +22,16 @@ pub fn top_k(values: &[f32], k: usize) -> Vec<(usize, f32)> {
         .collect()
 }
 
+/// Softmax probability of element `index`, and the weighted mean of the distances |value - values\[index\]| that its error
+/// bound needs.
+pub fn confidence(values: &[f64], index: usize) -> (f64, f64) {
+    let distances = values.iter().map(|value| value - values[index]);
+    let (sum, weighted) = distances.fold((0.0, 0.0), |(sum, weighted), distance| {
+        (sum + distance.exp(), weighted + distance.exp() * distance.abs())
+    });
+    (1.0 / sum, weighted / sum)
+}
+
 fn order(values: &[f32], a: usize, b: usize) -> Ordering {
     let by_value = match (values[a].is_nan(), values[b].is_nan()) {
         (false, false) => values[b].partial_cmp(&values[a]).unwrap_or(Ordering::Equal),
@@ -37,6 +47,14 @@ mod tests {
 
     const NAN: f32 = f32::NAN;
     const LOW: f32 = f32::NEG_INFINITY;
+
+    #[test]
+    fn confidences_add_up_to_one() {
+        let values = [0.5, -1.0, 2.0, 2.0];
+        let total: f64 = (0..4).map(|index| confidence(&values, index).0).sum();
+        assert!((total - 1.0).abs() < 1e-15);
+        assert_eq!(confidence(&[7.0], 0), (1.0, 0.0));
+    }
 
     #[test]
     fn ties_zeros_and_nan() {

@@ -93,12 +93,75 @@ pub fn product_f32(value: f64) -> f64 {
     UNIT_F32 * value.abs()
 }
 
+/// A weight decoded in f32, whose subtraction of a minimum rounds it once, times an f32; `value` is the exact product.
+pub fn decoded_product(value: f64) -> f64 {
+    gamma(2, UNIT_F32) * value.abs()
+}
+
+/// Dot product of decoded weights with f32 activations, fused, by a warp whose lanes take every 32nd group of 32 terms:
+/// the weight rounds once, the chain is what a lane adds and five steps of a tree. `magnitude` is Σ|a||b|.
+pub fn decoded_dot(terms: usize, magnitude: f64) -> f64 {
+    dot_f32(terms.div_ceil(32 * 32) * 32 + 5, magnitude)
+}
+
 /// RMS norm in f32 of one element whose exact value is `element`; `additions` is the chain of the sum of squares.
 ///
 /// The terms of that sum are positive: it is off by γ of (additions + 1 for the square) relative, the mean and eps add
 /// two roundings; the root halves all of it. A reciprocal square root within 2 ulp (4u) follows, and two products.
 pub fn rms_norm(additions: usize, element: f64) -> f64 {
     (gamma(additions + 3, UNIT_F32) / 2.0 + gamma(6, UNIT_F32)) * 1.001 * element.abs()
+}
+
+/// A residual element plus a normalised one, times a scale: the norm's error and the sum's rounding are scaled, the product
+/// rounds. `normalised` is the size of the exact normalised element.
+pub fn residual_norm(additions: usize, x: f64, normalised: f64, scale: f64) -> f64 {
+    let sizes = x.abs() + normalised;
+    scale.abs() * (rms_norm(additions, normalised) * (1.0 + UNIT_F32) + gamma(2, UNIT_F32) * sizes)
+}
+
+/// A normalised context plus a token's part, times a rounded constant `scale`. The context was multiplied before, which
+/// adds two roundings to the squares and one to the element; the sum rounds, the constant and the product with it do.
+pub fn ple_combine(additions: usize, normalised: f64, token: f64, scale: f64) -> f64 {
+    let norm = rms_norm(additions + 2, normalised) + 2.0 * UNIT_F32 * normalised;
+    scale * (norm + gamma(3, UNIT_F32) * (normalised + token.abs()))
+}
+
+/// A head's element after norm and rotation by an f32 angle; `magnitude` is |a| + |b| of the normalised pair. The mean is a
+/// product with a rounded reciprocal: one rounding more than in [`rms_norm`]. Sine and cosine are within 2 ulp (4u),
+/// products and their sum add 2u.
+pub fn head_norm_rope(additions: usize, magnitude: f64) -> f64 {
+    rms_norm(additions + 1, magnitude) + gamma(6, UNIT_F32) * 1.001 * magnitude
+}
+
+/// tanh in f32 of an argument with a relative error of n roundings: the argument moves the result by its error times the
+/// slope 1 - tanh², the function is within 4 ulp (8u).
+fn tanh(roundings: usize, argument: f64) -> f64 {
+    let value = argument.tanh();
+    let slope = 1.0 / argument.cosh().powi(2);
+    1.001 * (gamma(roundings, UNIT_F32) * argument.abs() * slope + 8.0 * UNIT_F32 * value.abs())
+}
+
+/// GELU (tanh approximation) of `u` times `b`. The tanh's argument is a sum of two terms of one sign with at most six
+/// roundings each (two constants, three products, a sum, a product with one of the constants); 1 + tanh rounds, and so do
+/// the products with u and b.
+pub fn gated(u: f64, inner: f64, b: f64) -> f64 {
+    let one_plus = 1.0 + inner.tanh();
+    let factor = tanh(7, inner) + 2.0 * UNIT_F32 * one_plus;
+    (0.5 * u * b).abs() * (factor * 1.001 + gamma(2, UNIT_F32) * one_plus)
+}
+
+/// cap·tanh(x / cap): the quotient rounds, the tanh is as in [`gated`], the product rounds.
+pub fn softcap(x: f64, cap: f64) -> f64 {
+    let quotient = x / cap;
+    cap.abs() * (tanh(1, quotient) * 1.001 + UNIT_F32 * quotient.tanh().abs())
+}
+
+/// 1 / Σ exp(s − r) in f32: the difference, the constant log₂e and the product with it round the exponent by 3u of its
+/// size, exp2 is within 2 ulp (4u), the sum of positive terms passes through `additions`, the quotient rounds.
+/// `mean_distance` is Σ|s − r|·exp(s − r) / Σ exp(s − r).
+pub fn confidence(additions: usize, probability: f64, mean_distance: f64) -> f64 {
+    let relative = gamma(3, UNIT_F32) * mean_distance + gamma(additions + 5, UNIT_F32);
+    1.001 * relative * probability
 }
 
 /// RoPE in f32 of one element: `magnitude` is |a| + |b| of its pair, `angle` the exact angle in radians.
@@ -150,11 +213,25 @@ pub fn int8_dot(additions: usize, magnitude: f64) -> f64 {
     gamma(additions + 5, UNIT_F32) * magnitude
 }
 
+/// What adds up products in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accumulation {
+    /// Matrix units: see [`dot_f16_inputs`].
+    MatrixUnits,
+    /// Fused multiply-adds: of a score by the lanes of a warp, then as a tree over them; of values one key after the other.
+    Fma {
+        /// Lanes of a warp.
+        lanes: usize,
+    },
+}
+
 /// Which types an attention kernel rounds to, besides its f32 accumulators.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionArithmetic {
     /// Elements of a query and key.
     pub key_dim: usize,
+    /// What adds up scores and weighted values.
+    pub accumulation: Accumulation,
     /// Steps of the online softmax: how often earlier sums may be rescaled.
     pub steps: usize,
     /// Unit roundoff the queries are rounded to before the scores; 0 when exact.
@@ -169,8 +246,8 @@ pub struct AttentionArithmetic {
 
 /// Online-softmax attention, one output element.
 ///
-/// *Scores.* A score is off by at most [`dot_f16_inputs`]. Scaling, a soft cap (slope at most 1) and the exponent
-/// (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
+/// *Scores.* A score is off by at most [`dot_f16_inputs`], or [`dot_f32`] with fused multiply-adds. Scaling, a soft cap
+/// (slope at most 1) and the exponent (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
 /// ulp). Every step may rescale earlier weights by a computed exp(m − m'), with those errors again. A rounded query moves
 /// a score by [`input_rounding`]; these are all systematic: they may move every key's score in the worst direction.
 /// Rounded keys move scores by as much, but each key's independently.
@@ -188,7 +265,11 @@ pub struct AttentionArithmetic {
 /// `query_unit: 0.0`, see much smaller defects.
 pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStatistics, out: &Weighted) -> f64 {
     let exponent = 12.0 * UNIT_F32 * scores.magnitude;
-    let systematic = dot_f16_inputs(arithmetic.key_dim, scores.magnitude)
+    let score = match arithmetic.accumulation {
+        Accumulation::MatrixUnits => dot_f16_inputs(arithmetic.key_dim, scores.magnitude),
+        Accumulation::Fma { lanes } => dot_f32(chain(arithmetic.key_dim, lanes), scores.magnitude),
+    };
+    let systematic = score
         + input_rounding(scores.root_energy, arithmetic.query_unit)
         + (1 + arithmetic.steps) as f64 * (exponent + 4.0 * UNIT_F32);
     let independent = input_rounding(scores.root_energy, arithmetic.key_unit);
@@ -196,11 +277,14 @@ pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStat
     let first_order = systematic * out.deviation + independent * out.deviation.min(out.deviation_energy.sqrt());
     let moved = delta.exp() * (first_order + (delta.exp_m1() - delta) * out.deviation);
 
-    let sums = 2.0
-        * gamma(
+    let sums = match arithmetic.accumulation {
+        Accumulation::MatrixUnits => gamma(
             matrix_roundings(scores.visible + 15) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
-        );
+        ),
+        Accumulation::Fma { .. } => gamma(scores.visible + arithmetic.steps + 2, UNIT_F32),
+    };
+    let sums = 2.0 * sums;
     let narrowed = |unit: f64, magnitude: f64, energy: f64| (unit * magnitude).min(input_rounding(energy.sqrt(), unit));
     let values = narrowed(arithmetic.value_unit, out.magnitude, out.energy);
     // the denominator may sum the weights before or after they were rounded
@@ -395,6 +479,7 @@ mod tests {
             let exact = attention(shape, &widen(&q), &widen(&k), &widen(&v), Mask::None);
             let arithmetic = AttentionArithmetic {
                 key_dim: DIM,
+                accumulation: Accumulation::MatrixUnits,
                 steps: KEYS.div_ceil(STEP),
                 query_unit,
                 key_unit: 0.0,

@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Activations, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -18,19 +18,32 @@ impl WeightCodec for Q4_0 {
     const BLOCK_BYTES: usize = 18;
 
     #[tile_fn]
-    fn dot(weights: In<u8>, block: Val<u32>, _group: Val<u32>, x: &Activations) -> Val<f32> {
-        let d = weights.load_as::<f16>(block).to::<f32>();
-        let mut products = i32(0);
-        let mut x_sum = i32(0);
-        for word in unrolled(0..4) {
-            let quants = load_word(weights, block + 2 + word * 4);
-            let low = x.words[word];
-            let high = x.words[word + 4];
-            products = dot4(quants & 0x0f0f_0f0f, low, products);
-            products = dot4(quants >> 4 & 0x0f0f_0f0f, high, products);
-            x_sum = dot4(u32(0x0101_0101), low, x_sum);
-            x_sum = dot4(u32(0x0101_0101), high, x_sum);
-        }
-        d * x.scale * (products - x_sum * 8).to::<f32>()
+    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+        Self::unpack(weights, block, group).decode()
     }
+}
+
+impl Int8Dot for Q4_0 {
+    #[tile_fn]
+    fn unpack(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Quants {
+        let d = weights.load_as::<f16>(block).to::<f32>();
+        let words = Registers::<u32>::undefined(8);
+        for word in unrolled(0..4) {
+            let nibbles = load_word(weights, block + 2 + word * 4);
+            words[word] = minus_8(nibbles & 0x0f0f_0f0f);
+            words[word + 4] = minus_8(nibbles >> 4 & 0x0f0f_0f0f);
+        }
+        Quants {
+            words,
+            scales: vec![d],
+            minimum: None,
+        }
+    }
+}
+
+/// q - 8 of four nibbles: flip the sign bit, then repeat it upwards
+#[device_fn]
+fn minus_8(nibbles: Val<u32>) -> Val<u32> {
+    let flipped = nibbles ^ 0x0808_0808;
+    flipped | (flipped & 0x0808_0808) * 0x1e
 }

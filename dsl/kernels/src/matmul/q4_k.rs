@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Activations, WeightCodec};
+use super::codec::{Int8Dot, Quants, WeightCodec};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -25,30 +25,44 @@ fn six_bits(weights: In<u8>, scales: Val<u32>, group: Val<u32>, which: Val<u32>)
     low | high << 4
 }
 
+/// d·scale and dmin·minimum of a group: what Q4_K and Q5_K blocks start with.
+#[tile_fn]
+pub fn scale_and_minimum(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> (Val<f32>, Val<f32>) {
+    let d = weights.load_as::<f16>(block).to::<f32>();
+    let dmin = weights.load_as::<f16>(block + 2).to::<f32>();
+    let scale = d * six_bits(weights, block + 4, group, u32(0)).to::<f32>();
+    let minimum = dmin * six_bits(weights, block + 4, group, u32(4)).to::<f32>();
+    (scale, minimum)
+}
+
 impl WeightCodec for Q4K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 144;
 
     #[tile_fn]
-    fn dot(weights: In<u8>, block: Val<u32>, group: Val<u32>, x: &Activations) -> Val<f32> {
-        let d = weights.load_as::<f16>(block).to::<f32>();
-        let dmin = weights.load_as::<f16>(block + 2).to::<f32>();
-        let group_scale = six_bits(weights, block + 4, group, u32(0)).to::<f32>();
-        let minimum = six_bits(weights, block + 4, group, u32(4)).to::<f32>();
+    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+        Self::unpack(weights, block, group).decode()
+    }
+}
+
+impl Int8Dot for Q4K {
+    #[tile_fn]
+    fn unpack(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Quants {
+        let (scale, minimum) = scale_and_minimum(weights, block, group);
         /// two groups share 32 bytes: the even one has the low nibbles
         let quants = block + 16 + group / 2 * 32;
         let shift = group % 2 * 4;
-        let mut products = i32(0);
-        let mut x_sum = i32(0);
+        let words = Registers::<u32>::undefined(8);
         for part in unrolled(0..2) {
             let four = weights.load_as::<Pack<u32, 4>>(quants + part * 16);
             for word in 0..4 {
-                let nibbles = four.component(word) >> shift & 0x0f0f_0f0f;
-                let activations = x.words[part * 4 + word];
-                products = dot4(nibbles, activations, products);
-                x_sum = dot4(u32(0x0101_0101), activations, x_sum);
+                words[part * 4 + word] = four.component(word) >> shift & 0x0f0f_0f0f;
             }
         }
-        x.scale * (d * group_scale * products.to::<f32>() - dmin * minimum * x_sum.to::<f32>())
+        Quants {
+            words,
+            scales: vec![scale],
+            minimum: Some(minimum),
+        }
     }
 }

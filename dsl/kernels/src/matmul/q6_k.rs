@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Activations, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,14 @@ impl WeightCodec for Q6K {
     const BLOCK_BYTES: usize = 210;
 
     #[tile_fn]
-    fn dot(weights: In<u8>, block: Val<u32>, group: Val<u32>, x: &Activations) -> Val<f32> {
+    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+        Self::unpack(weights, block, group).decode()
+    }
+}
+
+impl Int8Dot for Q6K {
+    #[tile_fn]
+    fn unpack(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Quants {
         /// four groups make a half of 128 values; they share its 64 low and 32 high bytes
         let half = group / 4;
         let part = group % 4;
@@ -26,22 +33,26 @@ impl WeightCodec for Q6K {
         let low_shift = part / 2 * 4;
         let high_bytes = block + 128 + half * 32;
         let high_shift = part * 2;
-        let mut total = i32(0);
-        for sixteen in unrolled(0..2) {
-            let mut products = i32(0);
-            let mut x_sum = i32(0);
-            for quarter in unrolled(0..4) {
-                let word = sixteen * 4 + quarter;
-                let low = load_word(weights, low_bytes + word * 4) >> low_shift & 0x0f0f_0f0f;
-                let high = load_word(weights, high_bytes + word * 4) >> high_shift & 0x0303_0303;
-                let activations = x.words[word];
-                products = dot4(low | high << 4, activations, products);
-                x_sum = dot4(u32(0x0101_0101), activations, x_sum);
-            }
-            let scale = weights.load_as::<i8>(block + 192 + group * 2 + sixteen);
-            total += scale * (products - x_sum * 32);
+        let words = Registers::<u32>::undefined(8);
+        for word in unrolled(0..8) {
+            let low = load_word(weights, low_bytes + word * 4) >> low_shift & 0x0f0f_0f0f;
+            let high = load_word(weights, high_bytes + word * 4) >> high_shift & 0x0303_0303;
+            words[word] = minus_32(low | high << 4);
         }
         let d = weights.load_as::<f16>(block + 208).to::<f32>();
-        d * x.scale * total.to::<f32>()
+        let first_scale = d * weights.load_as::<i8>(block + 192 + group * 2).to::<f32>();
+        let second_scale = d * weights.load_as::<i8>(block + 193 + group * 2).to::<f32>();
+        Quants {
+            words,
+            scales: vec![first_scale, second_scale],
+            minimum: None,
+        }
     }
+}
+
+/// q - 32 of four 6-bit numbers: flip the sign bit, then repeat it upwards
+#[device_fn]
+fn minus_32(numbers: Val<u32>) -> Val<u32> {
+    let flipped = numbers ^ 0x2020_2020;
+    flipped | (flipped & 0x2020_2020) * 6
 }

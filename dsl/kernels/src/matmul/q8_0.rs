@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Activations, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +17,23 @@ impl WeightCodec for Q8_0 {
     const BLOCK_BYTES: usize = 34;
 
     #[tile_fn]
-    fn dot(weights: In<u8>, block: Val<u32>, _group: Val<u32>, x: &Activations) -> Val<f32> {
+    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+        Self::unpack(weights, block, group).decode()
+    }
+}
+
+impl Int8Dot for Q8_0 {
+    #[tile_fn]
+    fn unpack(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Quants {
         let d = weights.load_as::<f16>(block).to::<f32>();
-        let mut products = i32(0);
+        let words = Registers::<u32>::undefined(8);
         for word in unrolled(0..8) {
-            let quants = load_word(weights, block + 2 + word * 4);
-            products = dot4(quants, x.words[word], products);
+            words[word] = load_word(weights, block + 2 + word * 4);
         }
-        d * x.scale * products.to::<f32>()
+        Quants {
+            words,
+            scales: vec![d],
+            minimum: None,
+        }
     }
 }

@@ -1,102 +1,77 @@
-//! One row of activations times a quantised matrix: the product of every decode step.
+//! Rows of int8 activations times a quantised matrix: the product of every decode step.
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Activations, WeightCodec};
+use super::codec::{Activations, Int8Dot, locate};
+use super::weights::{self, WEIGHT};
 use crate::registry::prelude::*;
 
-/// One warp per output row: y\[row\] = sum over k of w\[row, k\] * x\[k\], with x as int8 per 32 values.
+/// One warp per output row and `tile` tokens: y\[token, row\] = sum over k of w\[row, k\] * x\[token, k\], with x as int8
+/// per 32 values.
+///
+/// Blocks: x over `warps` rows each, y over `tile` tokens each. A group of weights is unpacked once for all tokens of the
+/// tile. Batch invariance: each lane adds every 32nd group in order, then the lanes are added, with every rounding
+/// written out. A token's results are the same bits whatever its tile or the other tokens are.
 #[kernel(threads = warps * 32)]
-pub fn row_product<Weight: WeightCodec>(
+pub fn row_product<Weight: Int8Dot>(
     #[shape(rows, row_bytes)] w: In<u8>,
-    #[shape(words)] x: In<u32>,
-    #[shape(groups)] x_scale: In<f32>,
-    #[shape(rows)] y: Out<f32>,
+    #[shape(tokens, words)] x: In<u32>,
+    #[shape(tokens, groups)] x_scale: In<f32>,
+    #[shape(tokens, rows)] y: Out<f32>,
     rows: u32,
     cols: u32,
+    tokens: u32,
     #[comptime] warps: usize,
+    #[comptime] tile: usize,
 ) {
     let row = block_index() * warps + warp_index();
+    let first_token = block_index_y() * tile;
     if row < rows {
-        let groups_per_block = Weight::BLOCK_VALUES / 32;
-        let first_block = row * (cols / Weight::BLOCK_VALUES);
-        let mut sum = f32(0.0);
-        for chunk in lane_strided(cols / 32) {
-            let activations = Activations::load(x, x_scale, chunk);
-            let block = (first_block + chunk / groups_per_block) * Weight::BLOCK_BYTES;
-            sum += Weight::dot(w, block, chunk % groups_per_block, &activations);
+        let groups = cols / 32;
+        let sums = Registers::<f32>::filled(tile, 0.0);
+        for group in lane_strided(groups) {
+            let (block, group_of_block) = locate::<Weight>(row, cols, group);
+            let quants = Weight::unpack(w, block, group_of_block);
+            for token in unrolled(0..tile) {
+                /// past the last token its row again, which nobody stores
+                let source = min(first_token + token, tokens - 1);
+                let activations = Activations::load(x, x_scale, source * groups + group);
+                sums[token] = fma(quants.dot(&activations), activations.scale, sums[token]);
+            }
         }
-        let total = warp_sum(sum);
-        if lane_index() == 0 {
-            y[row] = total;
+        for token in unrolled(0..tile) {
+            let total = warp_sum(sums[token]);
+            if lane_index() == 0 && first_token + token < tokens {
+                y[(first_token + token) * rows + row] = total;
+            }
         }
     }
 }
 
-/// A weight codec and the kernel it makes.
-struct Codec {
-    name: &'static str,
-    block_values: usize,
-    block_bytes: usize,
-    kernel: fn(usize) -> KernelDef,
-}
-
-impl Codec {
-    const fn of<Weight: WeightCodec>() -> Self {
-        Self {
-            name: Weight::NAME,
-            block_values: Weight::BLOCK_VALUES,
-            block_bytes: Weight::BLOCK_BYTES,
-            kernel: row_product::<Weight>,
-        }
-    }
-
-    fn named(settings: &Settings) -> Result<&'static Self, SettingError> {
-        let name = settings.text("weight")?;
-        CODECS.iter().find(|codec| codec.name == name).ok_or_else(|| {
-            let names: Vec<_> = CODECS.iter().map(|codec| codec.name).collect();
-            settings.unsupported("weight", name, &names)
-        })
-    }
-}
-
-/// Every weight codec: a new one is a line here.
-const CODECS: &[Codec] = &[
-    Codec::of::<super::q4_0::Q4_0>(),
-    Codec::of::<super::q4_k::Q4K>(),
-    Codec::of::<super::q6_k::Q6K>(),
-    Codec::of::<super::q8_0::Q8_0>(),
-];
-
-/// Registration of [`row_product`] with every weight codec.
+/// Registration of [`row_product`] with every weight format that can be multiplied with int8.
 pub const ENTRY: Entry = Entry {
     name: "row_product",
-    parameters: &[
-        choice("weight", "q4_k", "weight format, as GGUF calls it"),
-        choice("warps", "4", "rows per block"),
-    ],
+    parameters: &[WEIGHT, weights::WARPS, weights::TILE],
     build: |settings| {
-        let warps = settings.number("warps")?;
-        settings.require("warps", (1..=32).contains(&warps), "1 to 32")?;
-        Ok((Codec::named(settings)?.kernel)(warps))
+        let warps = weights::warps(settings)?;
+        let tile = weights::tile(settings)?;
+        Ok((weights::with_int8_dot(settings)?)(warps, tile))
     },
     example: |settings, random| {
-        let Codec {
-            block_values,
-            block_bytes,
-            ..
-        } = *Codec::named(settings)?;
-        let warps = settings.number("warps")?;
-        let (rows, cols) = (random.size(1, 19), block_values * random.size(1, 5));
+        let weight = weights::named(settings)?;
+        let (warps, tile) = (weights::warps(settings)?, weights::tile(settings)?);
+        let (rows, cols) = (random.size(1, 19), weight.block_values * random.size(1, 5));
+        let tokens = random.size(1, 2 * tile + 1);
         Ok(Example {
-            grid: [rows.div_ceil(warps) as u32, 1, 1],
+            grid: [rows.div_ceil(warps) as u32, tokens.div_ceil(tile) as u32, 1],
             arguments: vec![
-                random.bytes(rows * cols / block_values * block_bytes),
-                random.bytes(cols),
-                random.floats("f32", cols / 32),
-                Argument::output(rows * 4),
+                weight.sample(random, rows, cols),
+                random.bytes(tokens * cols),
+                random.floats("f32", tokens * cols / 32),
+                Argument::output(tokens * rows * 4),
                 Argument::U32(rows as u32),
                 Argument::U32(cols as u32),
+                Argument::U32(tokens as u32),
             ],
         })
     },

@@ -1,0 +1,649 @@
+//! A Gemma 4 model on a device: steps over rows of several sequences.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tilekiln_runtime::device::Device;
+
+use super::ModelError;
+use super::assistant::Assistant;
+use super::config::{AssistantConfig, LayerKind, Names, TargetConfig};
+use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
+use super::weights::{Contents, LayerWeights, Loader, Weight};
+use crate::gguf;
+use crate::kv::{Geometry, KvType};
+use crate::plan::{BufferId, BufferKind, BufferTable, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress};
+
+/// Rows that may share one read of a weight matrix; steps take the smallest tile that is not below their rows.
+const TILES: [usize; 4] = [1, 2, 4, 8];
+
+/// How numbers are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 activations against weights decoded to f32.
+    Exact,
+    /// int8 activations (one scale per 32) against quantised weights.
+    Fast,
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Exact or fast.
+    pub precision: Precision,
+    /// Type of cached keys and values.
+    pub kv: KvType,
+    /// Sequences, positions of each, rows of a step.
+    pub geometry: Geometry,
+    /// Rows of a step whose logits are computed together.
+    pub outputs: usize,
+}
+
+/// One token of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The token.
+    pub token: u32,
+    /// Its sequence.
+    pub slot: u32,
+    /// Its position there. Positions before it are in the cache or in this step.
+    pub position: u32,
+    /// What is wanted of it.
+    pub want: Want,
+}
+
+/// What a row is evaluated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// Its keys and values only.
+    Nothing,
+    /// The most likely next token.
+    Token,
+    /// All logits.
+    Logits,
+}
+
+/// What was wanted of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The most likely next token, the smallest on ties.
+    pub token: u32,
+    /// One per token of the vocabulary, where wanted.
+    pub logits: Option<Vec<f32>>,
+}
+
+/// Intermediate results of a step, for comparisons with references. Rows lie one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Scaled embeddings [rows, hidden].
+    pub embed: Vec<f32>,
+    /// Per-layer inputs [rows, layers, width].
+    pub ple: Vec<f32>,
+    /// The residual stream behind each layer [layers][rows, hidden].
+    pub layers: Vec<Vec<f32>>,
+    /// Hidden vectors behind the final norm [rows, hidden].
+    pub hidden: Vec<f32>,
+}
+
+/// The target's part of a step's buffers that the assistant uses, too.
+pub(super) struct Shared<'a> {
+    pub config: &'a TargetConfig,
+    pub embedding: &'a Weight,
+    pub caches: &'a [Option<CacheBuffers>],
+    pub options: &'a LoadOptions,
+    pub carry: BufferId,
+    pub vocabulary: usize,
+}
+
+/// The plans of a step, one per tile.
+struct Plans {
+    /// Everything up to the final norm.
+    full: Vec<Plan>,
+    /// Up to the last layer that owns keys and values: for rows of which nothing is wanted.
+    prompt: Vec<Plan>,
+    /// From hidden vectors to logits and the most likely token.
+    head: Vec<Plan>,
+    /// Copies a hidden vector to a slot's carry.
+    keep: Vec<Plan>,
+}
+
+/// Buffers between plans.
+struct Buffers {
+    inputs: RowInputs,
+    scratch: Scratch,
+    ple: Option<BufferId>,
+    hidden: BufferId,
+    /// Which rows of `hidden` have logits.
+    output_rows: BufferId,
+    logits: BufferId,
+    best: BufferId,
+    /// Which row of `hidden` a slot keeps.
+    keep_rows: BufferId,
+}
+
+/// A model on a device, with its assistant where it has one.
+pub struct Target {
+    config: TargetConfig,
+    options: LoadOptions,
+    vocabulary: usize,
+    pub(super) machine: Machine,
+    buffers: Buffers,
+    caches: Vec<Option<CacheBuffers>>,
+    plans: Plans,
+    pub(super) assistant: Option<Assistant>,
+}
+
+impl Target {
+    /// Loads a model and, where given, its assistant.
+    ///
+    /// # Errors
+    /// Files that are no such models or do not belong together, and those of the device.
+    pub fn load(
+        file: &gguf::File,
+        assistant: Option<&gguf::File>,
+        device: Arc<dyn Device>,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ModelError> {
+        let config = TargetConfig::read(file.metadata())?;
+        let mut table = BufferTable::new(options.geometry.max_rows);
+        let mut loader = Loader::new(file, Names::Current);
+        let network = Network::take(&config, &options, &mut loader, &mut table)?;
+        let buffers = network.buffers(&config, &options, &mut table);
+        let caches = caches(&config, &options, &mut table)?;
+        let carry = table.add(
+            "carry",
+            BufferKind::Cache,
+            options.geometry.slots * config.shape.hidden * 4,
+        );
+        let drafter = match assistant {
+            Some(file) => {
+                let shared = Shared {
+                    config: &config,
+                    embedding: &network.embedding,
+                    caches: &caches,
+                    options: &options,
+                    carry,
+                    vocabulary: network.embedding.rows,
+                };
+                let config = AssistantConfig::read(file.metadata())?;
+                Some(Assistant::take(file, config, &shared, &mut table)?)
+            }
+            None => None,
+        };
+        let plans = network.plans(&config, &options, &buffers, &caches, carry);
+        let (drafter, drafter_contents) = drafter.unzip();
+        let contents = loader.finish();
+        let machine = Machine::new(device, table)?;
+        let mut target = Self {
+            vocabulary: network.embedding.rows,
+            config,
+            options,
+            machine,
+            buffers,
+            caches,
+            plans,
+            assistant: drafter,
+        };
+        target.compile(progress)?;
+        contents.copy(file, &mut target.machine, progress)?;
+        if let (Some(file), Some(contents)) = (assistant, drafter_contents) {
+            Contents::copy(&contents, file, &mut target.machine, progress)?;
+        }
+        Ok(target)
+    }
+
+    fn compile(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), PlanError> {
+        let Plans {
+            full,
+            prompt,
+            head,
+            keep,
+        } = &self.plans;
+        let mut plans: Vec<&Plan> = [full, prompt, head, keep].into_iter().flatten().collect();
+        plans.extend(self.assistant.iter().flat_map(Assistant::plans));
+        let specs: std::collections::BTreeSet<_> = plans.iter().flat_map(|plan| &plan.kernels).collect();
+        progress(Progress::Compiling { kernels: specs.len() });
+        let (kernels, cached, time) = self.machine.load(plans)?;
+        progress(Progress::Compiled { kernels, cached, time });
+        Ok(())
+    }
+
+    /// What the file says of it.
+    pub fn config(&self) -> &TargetConfig {
+        &self.config
+    }
+
+    /// How it was loaded.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Tokens that it knows.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Its memory and device.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Whether it can draft.
+    pub fn has_assistant(&self) -> bool {
+        self.assistant.is_some()
+    }
+
+    /// Positions per slot in the caches of sliding layers.
+    pub fn ring(&self) -> (usize, usize) {
+        let windows = self.config.shape.layers.iter().filter_map(|layer| layer.window);
+        let window = windows.max().unwrap_or(self.options.geometry.context);
+        (window, self.options.geometry.capacity(Some(window)))
+    }
+
+    /// Evaluates a step. Returns what was wanted, in the order of the rows that wanted something.
+    ///
+    /// # Errors
+    /// Too many rows, those of the device, and logits that are no numbers.
+    pub fn forward(&mut self, rows: &[Row]) -> Result<Vec<Output>, ModelError> {
+        self.write_rows(rows)?;
+        let plans = if rows.iter().all(|row| row.want == Want::Nothing) {
+            &self.plans.prompt
+        } else {
+            &self.plans.full
+        };
+        self.machine.run(&plans[tile_for(rows.len())], rows.len())?;
+        self.outputs(rows)
+    }
+
+    /// Evaluates a step and keeps what is computed on the way.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
+    pub fn trace(&mut self, rows: &[Row]) -> Result<(Vec<Output>, Trace), ModelError> {
+        self.write_rows(rows)?;
+        let mut trace = Trace::default();
+        let Buffers {
+            scratch, ple, hidden, ..
+        } = self.buffers;
+        let width = rows.len() * self.config.shape.hidden;
+        let ple_width = rows.len() * self.config.shape.layers.len() * self.config.ple;
+        let plan = &self.plans.full[tile_for(rows.len())];
+        self.machine.run_observed(plan, rows.len(), |machine, stage| {
+            match (stage.label.as_str(), ple) {
+                ("embed", _) => trace.embed = machine.read(scratch.residual, 0, width)?,
+                ("ple", Some(ple)) => trace.ple = machine.read(ple, 0, ple_width)?,
+                ("output_norm", _) => trace.hidden = machine.read(hidden, 0, width)?,
+                (label, _) if label.ends_with(".out") => {
+                    trace.layers.push(machine.read(scratch.residual, 0, width)?);
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok((self.outputs(rows)?, trace))
+    }
+
+    fn write_rows(&self, rows: &[Row]) -> Result<(), PlanError> {
+        let limit = self.options.geometry.max_rows;
+        if rows.is_empty() || rows.len() > limit {
+            return Err(PlanError::TooManyRows {
+                rows: rows.len(),
+                limit,
+            });
+        }
+        let column = |value: fn(&Row) -> u32| rows.iter().map(value).collect::<Vec<u32>>();
+        let inputs = &self.buffers.inputs;
+        self.machine.write(inputs.tokens, &column(|row| row.token))?;
+        self.machine.write(inputs.slots, &column(|row| row.slot))?;
+        self.machine.write(inputs.positions, &column(|row| row.position))?;
+        self.machine.write(inputs.visible, &column(|row| row.position + 1))
+    }
+
+    fn outputs(&mut self, rows: &[Row]) -> Result<Vec<Output>, ModelError> {
+        let wanted: Vec<(u32, &Row)> = (0..).zip(rows).filter(|(_, row)| row.want > Want::Nothing).collect();
+        let mut outputs = Vec::with_capacity(wanted.len());
+        for group in wanted.chunks(self.options.outputs) {
+            let indices: Vec<u32> = group.iter().map(|(index, _)| *index).collect();
+            self.machine.write(self.buffers.output_rows, &indices)?;
+            self.machine.run(&self.plans.head[tile_for(group.len())], group.len())?;
+            let best: Vec<u32> = self.machine.read(self.buffers.best, 0, group.len())?;
+            for (place, ((_, row), token)) in group.iter().zip(best).enumerate() {
+                if token as usize >= self.vocabulary {
+                    return Err(ModelError::NotFinite {
+                        position: row.position,
+                    });
+                }
+                let logits = if row.want == Want::Logits {
+                    let first = place * self.vocabulary;
+                    Some(self.machine.read(self.buffers.logits, first, self.vocabulary)?)
+                } else {
+                    None
+                };
+                outputs.push(Output { token, logits });
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// Keeps the hidden vectors of rows of the last step, each for its slot: the next round of drafts starts from them.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn keep_hidden(&mut self, rows: &[(u32, usize)]) -> Result<(), PlanError> {
+        let mut indices = vec![0u32; self.options.geometry.slots];
+        for (slot, row) in rows {
+            indices[*slot as usize] = *row as u32;
+        }
+        self.machine.write(self.buffers.keep_rows, &indices)?;
+        for (slot, _) in rows {
+            self.machine.run(&self.plans.keep[*slot as usize], 1)?;
+        }
+        Ok(())
+    }
+
+    /// Hidden vectors (behind the final norm) of the last step.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn hidden(&self, row: usize) -> Result<Vec<f32>, PlanError> {
+        let width = self.config.shape.hidden;
+        self.machine.read(self.buffers.hidden, row * width, width)
+    }
+
+    /// Cached keys and values [KV head, position, head dim] of positions below `count` in the last layer of a kind that
+    /// owns some.
+    ///
+    /// # Errors
+    /// Those of the device; no layer of the kind.
+    pub fn cached(&self, kind: LayerKind, slot: usize, count: usize) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+        let owner = self.config.last_owner(kind);
+        let cache = owner.and_then(|layer| Some((&self.config.shape.layers[layer], self.caches[layer]?)));
+        let Some((layer, cache)) = cache else {
+            return Ok(Default::default());
+        };
+        let read = |buffer| -> Result<Vec<f32>, PlanError> {
+            let capacity = cache.capacity as usize;
+            let mut values = Vec::new();
+            for head in 0..layer.kv_heads {
+                for position in 0..count {
+                    let row = (slot * layer.kv_heads + head) * capacity + position % capacity;
+                    let first = row * layer.head_dim;
+                    values.extend(self.read_cache(buffer, first, layer.head_dim)?);
+                }
+            }
+            Ok(values)
+        };
+        Ok((read(cache.keys)?, read(cache.values)?))
+    }
+
+    fn read_cache(&self, buffer: BufferId, first: usize, count: usize) -> Result<Vec<f32>, PlanError> {
+        Ok(match self.options.kv {
+            KvType::F32 => self.machine.read(buffer, first, count)?,
+            KvType::F16 => {
+                let values: Vec<u16> = self.machine.read(buffer, first, count)?;
+                values.into_iter().map(|bits| half::f16::from_bits(bits).to_f32()).collect()
+            }
+            KvType::Bf16 => {
+                let values: Vec<u16> = self.machine.read(buffer, first, count)?;
+                values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
+            }
+        })
+    }
+}
+
+/// Index of the tile for that many rows.
+pub(super) fn tile_for(rows: usize) -> usize {
+    TILES.iter().position(|tile| *tile >= rows).unwrap_or(TILES.len() - 1)
+}
+
+/// A plan for every tile.
+pub(super) fn for_each_tile(plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
+    TILES.iter().map(|tile| plan(*tile as u32)).collect()
+}
+
+/// The cache buffers of layers that own keys and values.
+fn caches(
+    config: &TargetConfig,
+    options: &LoadOptions,
+    table: &mut BufferTable,
+) -> Result<Vec<Option<CacheBuffers>>, ModelError> {
+    let geometry = &options.geometry;
+    let mut caches = Vec::new();
+    for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
+        let capacity = geometry.capacity(layer.window);
+        let sizes = [layer.kv_heads, capacity, layer.head_dim];
+        let values = sizes.into_iter().try_fold(geometry.slots, usize::checked_mul);
+        let Some(values) = values.filter(|values| u32::try_from(*values).is_ok()) else {
+            return Err(ModelError::CacheTooLarge {
+                layer: index,
+                slots: geometry.slots,
+                context: capacity,
+            });
+        };
+        let bytes = values * options.kv.bytes();
+        let mut add = |what: &str| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
+        caches.push(Some(CacheBuffers {
+            keys: add("k"),
+            values: add("v"),
+            capacity: capacity as u32,
+        }));
+    }
+    caches.resize(config.shape.layers.len(), None);
+    Ok(caches)
+}
+
+/// Per-layer embeddings: what is computed of them before the first layer.
+struct Embeddings {
+    tokens: Weight,
+    project: Weight,
+    norm: BufferId,
+    /// Scratch: the token's part, the context's part, both together.
+    token_part: BufferId,
+    context_part: BufferId,
+    combined: BufferId,
+}
+
+/// All tensors of a target.
+struct Network {
+    embedding: Weight,
+    head: Weight,
+    output_norm: BufferId,
+    embeddings: Option<Embeddings>,
+    layers: Vec<LayerWeights>,
+}
+
+impl Network {
+    fn take(
+        config: &TargetConfig,
+        options: &LoadOptions,
+        loader: &mut Loader<'_>,
+        table: &mut BufferTable,
+    ) -> Result<Self, ModelError> {
+        let shape = &config.shape;
+        let vocabulary = loader.rows("token_embd.weight")?;
+        let embedding = loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?;
+        let head = if loader.has("output.weight") {
+            loader.matrix(table, "output.weight", vocabulary, shape.hidden)?
+        } else {
+            embedding.clone()
+        };
+        let embeddings = if config.ple > 0 {
+            let width = shape.layers.len() * config.ple;
+            let mut scratch = |name: &str| table.scratch(name, width);
+            let [token_part, context_part, combined] = ["ple.token", "ple.context", "ple"].map(&mut scratch);
+            Some(Embeddings {
+                tokens: loader.table(table, "per_layer_token_embd.weight", vocabulary, width)?,
+                project: loader.matrix(table, "per_layer_model_proj.weight", width, shape.hidden)?,
+                norm: loader.vector(table, "per_layer_proj_norm.weight", config.ple)?,
+                token_part,
+                context_part,
+                combined,
+            })
+        } else {
+            None
+        };
+        let frequencies = loader.frequencies(table, shape)?;
+        let mut layers = Vec::new();
+        for (index, layer) in shape.layers.iter().enumerate() {
+            let own = index < config.own_layers;
+            layers.push(loader.layer(table, shape, index, (own, config.ple, frequencies.of(layer.kind)))?);
+        }
+        debug_assert!(options.outputs > 0);
+        Ok(Self {
+            embedding,
+            head,
+            output_norm: loader.vector(table, "output_norm.weight", shape.hidden)?,
+            embeddings,
+            layers,
+        })
+    }
+
+    fn buffers(&self, config: &TargetConfig, options: &LoadOptions, table: &mut BufferTable) -> Buffers {
+        let shape = &config.shape;
+        let mut widest = shape.hidden.max(config.ple);
+        for layer in &shape.layers {
+            widest = widest.max(layer.ffn).max(shape.heads * layer.head_dim);
+        }
+        let word = |count: usize| count * 4;
+        Buffers {
+            inputs: RowInputs::add(table, "step"),
+            scratch: Scratch::add(table, "step", shape, widest),
+            ple: self.embeddings.as_ref().map(|embeddings| embeddings.combined),
+            hidden: table.scratch("hidden", shape.hidden),
+            output_rows: table.input("output_rows"),
+            logits: table.add(
+                "logits",
+                BufferKind::Scratch,
+                word(options.outputs * self.head.rows),
+            ),
+            best: table.scratch("best", 1),
+            keep_rows: table.add("keep_rows", BufferKind::Input, word(options.geometry.slots)),
+        }
+    }
+
+    fn plans(
+        &self,
+        config: &TargetConfig,
+        options: &LoadOptions,
+        buffers: &Buffers,
+        caches: &[Option<CacheBuffers>],
+        carry: BufferId,
+    ) -> Plans {
+        let planner = |what: &str, tile: u32| {
+            Planner::new(
+                format!("{what}, {tile} rows per read"),
+                &config.shape,
+                &buffers.scratch,
+                &buffers.inputs,
+                options.precision,
+                options.kv,
+                tile,
+            )
+        };
+        let body = |what: &str, tile: u32, layers: usize| {
+            let mut planner = planner(what, tile);
+            self.begin(config, buffers, &mut planner);
+            for index in 0..layers {
+                self.layer(config, buffers, caches, index, &mut planner);
+            }
+            planner
+        };
+        let hidden = config.shape.hidden;
+        Plans {
+            full: for_each_tile(|tile| {
+                let mut planner = body("target", tile, config.shape.layers.len());
+                let residual = buffers.scratch.residual;
+                planner.norm("output_norm", residual, self.output_norm, buffers.hidden, hidden);
+                planner.finish()
+            }),
+            prompt: for_each_tile(|tile| body("prompt", tile, config.own_layers).finish()),
+            head: for_each_tile(|tile| {
+                let mut planner = planner("head", tile);
+                let normed = buffers.scratch.normed;
+                planner.copy_rows("outputs", buffers.hidden, buffers.output_rows, normed, [hidden, hidden, 0]);
+                planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
+                if let Some(cap) = config.softcap {
+                    planner.softcap(buffers.logits, self.head.rows, cap);
+                }
+                planner.argmax(buffers.logits, buffers.best, self.head.rows);
+                planner.finish()
+            }),
+            keep: (0..options.geometry.slots)
+                .map(|slot| keep_plan(slot, hidden, buffers, carry))
+                .collect(),
+        }
+    }
+
+    /// Embeddings of the rows' tokens. Formula: Gemma 4, steps 1 and 2.
+    fn begin(&self, config: &TargetConfig, buffers: &Buffers, planner: &mut Planner<'_>) {
+        let hidden = config.shape.hidden;
+        let (tokens, residual) = (buffers.inputs.tokens, buffers.scratch.residual);
+        let root = |size: usize| (size as f64).sqrt() as f32;
+        planner.embed("embed", &self.embedding, tokens, residual, hidden, root(hidden));
+        let Some(embeddings) = &self.embeddings else { return };
+        let Embeddings {
+            token_part,
+            context_part,
+            combined,
+            norm,
+            ..
+        } = *embeddings;
+        let width = embeddings.tokens.cols;
+        planner.embed("ple.token", &embeddings.tokens, tokens, token_part, width, root(config.ple));
+        planner.products("ple", residual, &[("model_proj", &embeddings.project, context_part)]);
+        planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
+    }
+
+    fn layer(
+        &self,
+        config: &TargetConfig,
+        buffers: &Buffers,
+        caches: &[Option<CacheBuffers>],
+        index: usize,
+        planner: &mut Planner<'_>,
+    ) {
+        let layer = &config.shape.layers[index];
+        let weights = &self.layers[index];
+        let Some(cache) = caches[layer.kv_from] else { return };
+        planner.attention(layer, weights, cache);
+        match buffers.ple {
+            Some(embeddings) => {
+                planner.feed_forward(layer, weights, 1.0);
+                planner.inject(weights, index, embeddings, weights.scale);
+            }
+            None => planner.feed_forward(layer, weights, weights.scale),
+        }
+        planner.relabel(format!("{}.out", weights.name));
+    }
+}
+
+/// Copies one row of the hidden vectors to the carry of a slot.
+fn keep_plan(slot: usize, hidden: usize, buffers: &Buffers, carry: BufferId) -> Plan {
+    let mut plan = Plan::new(format!("keep, slot {slot}"));
+    let size = hidden as u32;
+    plan.push(
+        "keep",
+        KernelSpec::new("copy_rows", &[]),
+        [Count::ROWS, Count::Fixed(1), Count::Fixed(1)],
+        vec![
+            Operand::Buffer(buffers.hidden),
+            Operand::Slice(buffers.keep_rows, slot * 4),
+            Operand::Slice(carry, slot * hidden * 4),
+            Operand::Number(size),
+            Operand::Number(size),
+            Operand::Number(0),
+        ],
+    );
+    plan
+}
+
+/// Opens a model's file and checks that it is a model.
+///
+/// # Errors
+/// Files that cannot be read or are something else.
+pub fn open(path: &Path) -> Result<gguf::File, ModelError> {
+    let file = gguf::File::open(path)?;
+    TargetConfig::read(file.metadata())?;
+    Ok(file)
+}

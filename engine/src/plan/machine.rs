@@ -1,0 +1,321 @@
+//! Memory, loaded kernels, and steps.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tilekiln_dsl::record::Rejected;
+use tilekiln_kernels::registry::{self, SettingError, Settings};
+use tilekiln_runtime::device::{Argument, Buffer, Device, Graph, Launch, Loaded};
+use tilekiln_runtime::error::DeviceError;
+
+use super::{BufferId, BufferKind, BufferTable, KernelSpec, Operand, Plan, Stage};
+
+/// Steps of at most so many rows are recorded as graphs when they come again: decoding and verification. The row
+/// counts of prompts vary too much.
+const GRAPH_ROWS: usize = 40;
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The library has no such kernel.
+    #[error("the kernel library has no `{0}`")]
+    UnknownKernel(String),
+    /// A kernel cannot be made for this model.
+    #[error("{kernel}: {source}")]
+    Setting {
+        /// The kernel and its settings.
+        kernel: String,
+        /// What is wrong.
+        source: SettingError,
+    },
+    /// A kernel cannot be made for this device.
+    #[error("{kernel}: {source}")]
+    Rejected {
+        /// The kernel and its settings.
+        kernel: String,
+        /// What is wrong.
+        source: Rejected,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The model and its caches do not fit into the device's memory.
+    #[error(
+        "{what} needs {needed_mib} MiB and the device has {have_mib} MiB; use a smaller context (-c), fewer slots (-np), \
+         or a file with smaller weights"
+    )]
+    Memory {
+        /// What was to be allocated.
+        what: String,
+        /// Needed.
+        needed_mib: usize,
+        /// There.
+        have_mib: usize,
+    },
+    /// A step has more rows than its buffers.
+    #[error("a step of {rows} rows; buffers hold {limit}")]
+    TooManyRows {
+        /// Asked.
+        rows: usize,
+        /// Possible.
+        limit: usize,
+    },
+}
+
+/// What loading is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Copying weights: bytes done of all.
+    Weights {
+        /// Bytes copied.
+        done: usize,
+        /// All bytes.
+        total: usize,
+    },
+    /// Compiling kernels: so many.
+    Compiling {
+        /// Kernels.
+        kernels: usize,
+    },
+    /// Kernels are ready.
+    Compiled {
+        /// Kernels.
+        kernels: usize,
+        /// Of these, taken from the cache on disk.
+        cached: usize,
+        /// How long it took.
+        time: Duration,
+    },
+}
+
+/// The memory and the kernels of a model on a device.
+pub struct Machine {
+    device: Arc<dyn Device>,
+    table: BufferTable,
+    buffers: Vec<Option<Buffer>>,
+    kernels: BTreeMap<KernelSpec, Loaded>,
+    /// Graphs by plan title and rows; `None` after the first step of that kind.
+    graphs: HashMap<(String, usize), Option<Graph>>,
+}
+
+impl Machine {
+    /// Memory for everything in the table except constants, which come with [`Machine::reserve_constant`].
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub fn new(device: Arc<dyn Device>, table: BufferTable) -> Result<Self, PlanError> {
+        let needed: usize = table.specs().iter().map(|spec| spec.bytes).sum();
+        let have = device.properties().memory_bytes;
+        if have > 0 && needed as u64 > have {
+            return Err(PlanError::Memory {
+                what: "the model with its cache".to_owned(),
+                needed_mib: needed >> 20,
+                have_mib: (have >> 20) as usize,
+            });
+        }
+        let mut buffers = Vec::new();
+        for spec in table.specs() {
+            buffers.push(match spec.kind {
+                BufferKind::Constant => None,
+                _ => {
+                    let buffer = device.allocate(spec.bytes.max(4))?;
+                    // stale cache entries are masked, not skipped: they must be numbers
+                    device.fill(&buffer, 0)?;
+                    Some(buffer)
+                }
+            });
+        }
+        Ok(Self {
+            device,
+            table,
+            buffers,
+            kernels: BTreeMap::new(),
+            graphs: HashMap::new(),
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// The buffers' descriptions.
+    pub fn table(&self) -> &BufferTable {
+        &self.table
+    }
+
+    /// Bytes of device memory in use.
+    pub fn memory_bytes(&self) -> usize {
+        self.buffers.iter().flatten().map(|buffer| buffer.bytes).sum()
+    }
+
+    /// Gives a constant memory.
+    ///
+    /// # Errors
+    /// The device has too little.
+    pub fn reserve_constant(&mut self, id: BufferId, bytes: usize) -> Result<(), PlanError> {
+        self.buffers[id.index()] = Some(self.device.allocate(bytes.max(4))?);
+        Ok(())
+    }
+
+    /// Copies a part of a constant's contents, from byte `offset` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn copy_constant(&self, id: BufferId, offset: usize, data: &[u8]) -> Result<(), PlanError> {
+        Ok(self.device.upload(self.buffer(id)?, offset, data)?)
+    }
+
+    /// Compiles and loads the kernels of plans that are not loaded yet. Returns their number, how many came from the
+    /// cache on disk, and the time.
+    ///
+    /// # Errors
+    /// A kernel that cannot be made or compiled.
+    pub fn load<'a>(&mut self, plans: impl IntoIterator<Item = &'a Plan>) -> Result<(usize, usize, Duration), PlanError> {
+        let start = std::time::Instant::now();
+        let mut wanted: Vec<&KernelSpec> = plans.into_iter().flat_map(|plan| &plan.kernels).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|spec| !self.kernels.contains_key(spec));
+        let target = self.device.properties().target.clone();
+        let mut recorded = Vec::new();
+        for spec in &wanted {
+            let entry = registry::find(spec.name).ok_or_else(|| PlanError::UnknownKernel(spec.name.to_owned()))?;
+            let setting = |source| PlanError::Setting {
+                kernel: spec.to_string(),
+                source,
+            };
+            let settings = Settings::parse(entry, spec.settings.iter().map(String::as_str)).map_err(setting)?;
+            let kernel = (entry.build)(&settings).map_err(setting)?;
+            let kernel = kernel.record(&target).map_err(|source| PlanError::Rejected {
+                kernel: spec.to_string(),
+                source,
+            })?;
+            recorded.push(Arc::new(kernel));
+        }
+        let loaded = self.device.load(recorded)?;
+        let cached = loaded.iter().filter(|kernel| kernel.from_cache).count();
+        let count = loaded.len();
+        self.kernels.extend(wanted.into_iter().cloned().zip(loaded));
+        Ok((count, cached, start.elapsed()))
+    }
+
+    /// The memory of a buffer.
+    ///
+    /// # Errors
+    /// A constant that was never filled.
+    pub fn buffer(&self, id: BufferId) -> Result<&Buffer, PlanError> {
+        self.buffers[id.index()].as_ref().ok_or_else(|| {
+            PlanError::Device(DeviceError::BadLaunch {
+                kernel: self.table.spec(id).name.clone(),
+                reason: "the constant has no contents yet".to_owned(),
+            })
+        })
+    }
+
+    /// Writes an input.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn write<T: bytemuck::NoUninit>(&self, id: BufferId, values: &[T]) -> Result<(), PlanError> {
+        Ok(self.device.upload(self.buffer(id)?, 0, bytemuck::cast_slice(values))?)
+    }
+
+    /// Reads a buffer's values from value `first` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn read<T: bytemuck::Pod>(&self, id: BufferId, first: usize, count: usize) -> Result<Vec<T>, PlanError> {
+        let mut values = vec![T::zeroed(); count];
+        let offset = first * size_of::<T>();
+        self.device
+            .download(self.buffer(id)?, offset, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Does a step with that many rows.
+    ///
+    /// # Errors
+    /// Too many rows, and those of the device.
+    pub fn run(&mut self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
+        self.check_rows(rows)?;
+        if rows > GRAPH_ROWS {
+            return self.launch_all(plan, rows);
+        }
+        let key = (plan.title.clone(), rows);
+        match self.graphs.get(&key) {
+            Some(Some(graph)) => Ok(self.device.replay(graph)?),
+            Some(None) => {
+                self.device.begin_graph()?;
+                let launched = self.launch_all(plan, rows);
+                // the recording has to end even where a launch was refused
+                let graph = self.device.end_graph();
+                launched?;
+                let graph = graph?;
+                self.device.replay(&graph)?;
+                self.graphs.insert(key, Some(graph));
+                Ok(())
+            }
+            None => {
+                self.graphs.insert(key, None);
+                self.launch_all(plan, rows)
+            }
+        }
+    }
+
+    /// Does a step launch by launch and shows each stage to `observe` when it is done.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`] and of the observer.
+    pub fn run_observed(
+        &self,
+        plan: &Plan,
+        rows: usize,
+        mut observe: impl FnMut(&Self, &Stage) -> Result<(), PlanError>,
+    ) -> Result<(), PlanError> {
+        self.check_rows(rows)?;
+        for stage in &plan.stages {
+            self.launch(plan, stage, rows)?;
+            observe(self, stage)?;
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, rows: usize) -> Result<(), PlanError> {
+        if rows == 0 || rows > self.table.max_rows {
+            return Err(PlanError::TooManyRows {
+                rows,
+                limit: self.table.max_rows,
+            });
+        }
+        Ok(())
+    }
+
+    fn launch_all(&self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
+        plan.stages.iter().try_for_each(|stage| self.launch(plan, stage, rows))
+    }
+
+    fn launch(&self, plan: &Plan, stage: &Stage, rows: usize) -> Result<(), PlanError> {
+        let spec = &plan.kernels[stage.kernel];
+        let kernel = self
+            .kernels
+            .get(spec)
+            .ok_or_else(|| PlanError::UnknownKernel(format!("{spec} (not loaded)")))?;
+        let arguments = stage.operands.iter().map(|operand| {
+            Ok(match *operand {
+                Operand::Buffer(id) => Argument::Buffer(self.buffer(id)?.clone(), 0),
+                Operand::Slice(id, offset) => Argument::Buffer(self.buffer(id)?.clone(), offset),
+                Operand::Number(number) => Argument::U32(number),
+                Operand::Count(count) => Argument::U32(count.of(rows)),
+                Operand::Real(real) => Argument::F32(real),
+            })
+        });
+        let launch = Launch {
+            grid: stage.grid.map(|count| count.of(rows)),
+            arguments: arguments.collect::<Result<_, PlanError>>()?,
+            dependent: false,
+        };
+        Ok(self.device.launch(kernel, &launch)?)
+    }
+}

@@ -1,0 +1,219 @@
+//! What a plan consists of.
+
+use std::fmt;
+
+/// A kernel of the library with comptime settings, spelled as on the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelSpec {
+    /// Name in the registry.
+    pub name: &'static str,
+    /// `key=value` pairs.
+    pub settings: Vec<String>,
+}
+
+impl KernelSpec {
+    /// A kernel with settings.
+    pub fn new(name: &'static str, settings: &[String]) -> Self {
+        Self {
+            name,
+            settings: settings.to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for KernelSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.settings.join(","))
+    }
+}
+
+/// A buffer of a [`BufferTable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(usize);
+
+impl BufferId {
+    /// Position in the table.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferKind {
+    /// Filled once, when the model is loaded.
+    Constant,
+    /// Keys or values of past positions.
+    Cache,
+    /// Written by the host before a step.
+    Input,
+    /// Holds intermediate results of a step.
+    Scratch,
+}
+
+/// One buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BufferSpec {
+    /// Unique in the table; a tensor's name for weights.
+    pub name: String,
+    /// What it is for.
+    pub kind: BufferKind,
+    /// Size in bytes.
+    pub bytes: usize,
+}
+
+/// All buffers of a model (and of its assistant, which shares some).
+#[derive(Clone, Debug)]
+pub struct BufferTable {
+    /// Rows of the largest step.
+    pub max_rows: usize,
+    specs: Vec<BufferSpec>,
+}
+
+impl BufferTable {
+    /// An empty table for steps of at most `max_rows` rows.
+    pub fn new(max_rows: usize) -> Self {
+        Self {
+            max_rows,
+            specs: Vec::new(),
+        }
+    }
+
+    /// Adds a buffer. A name that exists already is given a number.
+    pub fn add(&mut self, name: &str, kind: BufferKind, bytes: usize) -> BufferId {
+        let mut unique = name.to_owned();
+        let mut number = 2;
+        while self.find(&unique).is_some() {
+            unique = format!("{name}.{number}");
+            number += 1;
+        }
+        self.specs.push(BufferSpec {
+            name: unique,
+            kind,
+            bytes,
+        });
+        BufferId(self.specs.len() - 1)
+    }
+
+    /// Adds scratch memory of that many 4-byte values per row.
+    pub fn scratch(&mut self, name: &str, values_per_row: usize) -> BufferId {
+        self.add(name, BufferKind::Scratch, self.max_rows * values_per_row * 4)
+    }
+
+    /// Adds memory the host writes before a step: one 4-byte value per row.
+    pub fn input(&mut self, name: &str) -> BufferId {
+        self.add(name, BufferKind::Input, self.max_rows * 4)
+    }
+
+    /// The buffer of that name.
+    pub fn find(&self, name: &str) -> Option<BufferId> {
+        self.specs.iter().position(|spec| spec.name == name).map(BufferId)
+    }
+
+    /// All buffers, in the order of their ids.
+    pub fn specs(&self) -> &[BufferSpec] {
+        &self.specs
+    }
+
+    /// What a buffer is.
+    pub fn spec(&self, id: BufferId) -> &BufferSpec {
+        &self.specs[id.0]
+    }
+}
+
+/// A number of blocks, as a function of the rows of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Always so many.
+    Fixed(u32),
+    /// `ceil(rows · times / per)`.
+    Rows {
+        /// Blocks per `per` rows.
+        times: u32,
+        /// Rows (times `times`) of one block.
+        per: u32,
+    },
+}
+
+impl Count {
+    /// One per row.
+    pub const ROWS: Self = Self::Rows { times: 1, per: 1 };
+
+    /// How many with that many rows.
+    pub fn of(self, rows: usize) -> u32 {
+        match self {
+            Self::Fixed(count) => count,
+            Self::Rows { times, per } => (rows as u32 * times).div_ceil(per.max(1)),
+        }
+    }
+}
+
+/// A launch argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Operand {
+    /// A buffer from its beginning.
+    Buffer(BufferId),
+    /// A buffer from a byte on.
+    Slice(BufferId, usize),
+    /// A number.
+    Number(u32),
+    /// A number that depends on the rows of the step.
+    Count(Count),
+    /// A real number.
+    Real(f32),
+}
+
+/// One launch of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// What it computes: `blk.3.attn_q`.
+    pub label: String,
+    /// Index into the plan's kernels.
+    pub kernel: usize,
+    /// Blocks along x, y, z.
+    pub grid: [Count; 3],
+    /// One per kernel parameter.
+    pub operands: Vec<Operand>,
+    /// Bytes of weights that it reads.
+    pub weight_bytes: usize,
+    /// Multiply-adds per row.
+    pub operations_per_row: usize,
+}
+
+/// The launches of one step, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// What it does: `target, 4 rows per weight read`.
+    pub title: String,
+    /// Kernels that the stages use.
+    pub kernels: Vec<KernelSpec>,
+    /// The launches.
+    pub stages: Vec<Stage>,
+}
+
+impl Plan {
+    /// An empty plan.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a launch.
+    pub fn push(&mut self, label: impl Into<String>, kernel: KernelSpec, grid: [Count; 3], operands: Vec<Operand>) {
+        let index = self.kernels.iter().position(|known| *known == kernel);
+        let kernel = index.unwrap_or_else(|| {
+            self.kernels.push(kernel);
+            self.kernels.len() - 1
+        });
+        self.stages.push(Stage {
+            label: label.into(),
+            kernel,
+            grid,
+            operands,
+            weight_bytes: 0,
+            operations_per_row: 0,
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! Whole answers: the scheduler over golden models, with and without drafts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tilekiln::gguf::File;
+use tilekiln::model::Target;
+use tilekiln::sample::Settings;
+use tilekiln::schedule::{Event, Finish, ModelService, Refusal, Request, Service, Statistics};
+use tilekiln::spec::Policy;
+use tilekiln_runtime::device::Device;
+use tilekiln_tests::golden::Golden;
+
+use crate::assistants::pairs;
+use crate::support::{EXACT, FAST, cases, devices, load, tokens};
+
+/// A service with so many slots that drafts so many tokens per round.
+fn service(device: &Arc<dyn Device>, files: (&File, Option<&File>), mode: Mode, slots: usize, drafts: usize) -> ModelService {
+    let target: Target = load(device, files.0, files.1, mode, (slots, 24.max(slots * (drafts + 1))));
+    let policy = Policy {
+        max: drafts,
+        min: 0,
+        p_min: 0.0,
+    };
+    ModelService::start(target, policy, 16, &[]).unwrap()
+}
+
+type Mode = (tilekiln::model::Precision, tilekiln::kv::KvType);
+
+fn request(prompt: &[u32], max_tokens: usize, sampling: Settings) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        sampling,
+        end_tokens: Vec::new(),
+        top_logprobs: None,
+    }
+}
+
+/// What came of a request.
+struct Answer {
+    tokens: Vec<u32>,
+    finish: Finish,
+    statistics: Statistics,
+}
+
+fn collect(mut ticket: tilekiln::schedule::Ticket) -> Answer {
+    let mut tokens = Vec::new();
+    while let Some(event) = ticket.events.blocking_recv() {
+        match event {
+            Event::Prompt { done, total } => assert!(done <= total && tokens.is_empty()),
+            Event::Token(choice) => tokens.push(choice.token),
+            Event::Finished(finish, statistics) => {
+                assert_eq!(statistics.generated_tokens, tokens.len());
+                return Answer {
+                    tokens,
+                    finish,
+                    statistics,
+                };
+            }
+            Event::Failed(reason) => panic!("{reason}"),
+        }
+    }
+    panic!("the answer has no end");
+}
+
+fn answer(service: &ModelService, request: Request) -> Answer {
+    collect(service.submit(request).unwrap())
+}
+
+/// Prompts of an assistant's golden file: inside the window, and across it.
+fn prompts(golden: &Golden) -> Vec<Vec<u32>> {
+    ["c0", "c1", "c2", "verify"]
+        .map(|name| tokens(golden, &format!("{name}.prompt")))
+        .to_vec()
+}
+
+#[test]
+fn greedy_answers_are_the_same_with_drafts() {
+    for device in devices() {
+        for (case, layouts, target) in pairs() {
+            let prompts = prompts(&case.golden);
+            for mode in [EXACT, FAST] {
+                let plain = service(&device, (&target, None), mode, 1, 0);
+                let want: Vec<Vec<u32>> = prompts
+                    .iter()
+                    .map(|prompt| answer(&plain, request(prompt, 20, Settings::default())).tokens)
+                    .collect();
+                for drafts in 1..=8 {
+                    // several sequences with every second depth: 1 with 1, 2 with 2, 4 with 3, 1 with 4 …
+                    let slots = [1, 2, 4][(drafts - 1) % 3];
+                    let service = service(&device, (&target, layouts.first()), mode, slots, drafts);
+                    let requests = prompts.iter().map(|prompt| request(prompt, 20, Settings::default()));
+                    let tickets: Vec<_> = requests.map(|request| service.submit(request).unwrap()).collect();
+                    for (ticket, want) in tickets.into_iter().zip(&want) {
+                        let got = collect(ticket);
+                        let what = format!("{}, {drafts} drafts, {slots} slots, {mode:?}", case.name);
+                        assert_eq!(&got.tokens, want, "{what}");
+                        let Statistics { drafted, accepted, rounds, .. } = got.statistics;
+                        assert!(drafted > 0 && accepted <= drafted && rounds + accepted + 1 == 20, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sampled_answers_are_the_same_with_drafts() {
+    for device in devices() {
+        for (case, layouts, target) in pairs() {
+            let sampling = Settings {
+                temperature: 0.9,
+                top_k: 40,
+                top_p: 0.95,
+                repetition_penalty: 1.1,
+                seed: Some(7),
+                ..Settings::default()
+            };
+            let prompts = prompts(&case.golden);
+            let plain = service(&device, (&target, None), EXACT, 1, 0);
+            let drafting = service(&device, (&target, layouts.first()), EXACT, 2, 3);
+            for prompt in &prompts[..2] {
+                let want = answer(&plain, request(prompt, 24, sampling.clone())).tokens;
+                let got = answer(&drafting, request(prompt, 24, sampling.clone())).tokens;
+                assert_eq!(got, want, "{}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_follow_the_reference_and_reuse_what_is_cached() {
+    for device in devices() {
+        for case in cases("gemma4") {
+            let service = service(&device, (&case.file, None), EXACT, 2, 0);
+            for prompt in ["p0", "p1"] {
+                let ids = tokens(&case.golden, &format!("{prompt}.input_ids"));
+                let want = tokens(&case.golden, &format!("{prompt}.greedy_tokens"));
+                for reused in [0, ids.len() - 1] {
+                    let got = answer(&service, request(&ids, want.len(), Settings::default()));
+                    assert_eq!(got.tokens, want, "{} {prompt}", case.name);
+                    assert_eq!(got.finish, Finish::MaxTokens);
+                    assert_eq!(got.statistics.prompt_tokens, ids.len());
+                    // p0 and p1 may begin alike
+                    assert!(got.statistics.reused_tokens >= reused, "{} {prompt}", case.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_end_as_they_should() {
+    let Some(case) = cases("gemma4").into_iter().next() else { return };
+    for device in devices() {
+        let service = service(&device, (&case.file, None), EXACT, 1, 0);
+        let ids = tokens(&case.golden, "p0.input_ids");
+        let greedy = tokens(&case.golden, "p0.greedy_tokens");
+        let plain = |max_tokens| request(&ids, max_tokens, Settings::default());
+
+        let nothing = answer(&service, plain(0));
+        assert_eq!((nothing.tokens.len(), nothing.finish), (0, Finish::MaxTokens));
+
+        let mut ending = plain(16);
+        ending.end_tokens = vec![greedy[3]];
+        let first = greedy.iter().position(|token| *token == greedy[3]).unwrap();
+        let ended = answer(&service, ending);
+        assert_eq!((ended.tokens.as_slice(), ended.finish), (&greedy[..=first], Finish::EndToken));
+
+        let full = answer(&service, plain(100_000));
+        assert_eq!(full.finish, Finish::ContextFull);
+        // the last token is chosen at the last position and needs none of its own
+        assert_eq!(full.tokens.len(), service.status().context - ids.len() + 1);
+
+        let mut asked = plain(3);
+        asked.top_logprobs = Some(2);
+        let mut ticket = service.submit(asked).unwrap();
+        while let Some(event) = ticket.events.blocking_recv() {
+            if let Event::Token(choice) = event {
+                assert_eq!(choice.top.len(), 2);
+                assert_eq!(choice.logprob, Some(choice.top[0].1));
+                assert!(choice.top[0].0 == choice.token && choice.top[0].1 >= choice.top[1].1 && choice.top[0].1 <= 0.0);
+            }
+        }
+
+        // dropping a ticket makes room
+        drop(service.submit(plain(100_000)).unwrap());
+        assert_eq!(answer(&service, plain(2)).tokens, greedy[..2]);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!((service.status().busy, service.status().waiting), (0, 0));
+
+        let context = service.status().context;
+        let refused = |prompt: &[u32]| service.submit(request(prompt, 1, Settings::default())).unwrap_err();
+        assert_eq!(refused(&[]), Refusal::Empty);
+        assert_eq!(refused(&vec![2; context]), Refusal::TooLong { prompt: context, context });
+        assert_eq!(
+            refused(&[2, 768]),
+            Refusal::UnknownToken {
+                token: 768,
+                vocabulary: 768
+            }
+        );
+    }
+}
