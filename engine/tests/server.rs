@@ -815,10 +815,10 @@ async fn streams_equal_whole_answers() {
             "stop",
         ),
         (TEXT, json!({"prompt": "say:abc", "n_predict": 2}), "ab", "", "length"),
-        (TEXT, json!({"prompt": "say:a<end>b"}), "a", "", "stop"),
+        (TEXT, json!({"prompt": "say:a{end}b"}), "a", "", "stop"),
         (
             TEXT,
-            json!({"prompt": "say:a<end>b", "ignore_eos": true, "max_tokens": 3}),
+            json!({"prompt": "say:a{end}b", "ignore_eos": true, "max_tokens": 3}),
             "ab",
             "",
             "length",

@@ -12,7 +12,7 @@ pub const REQUIRE_VARIABLE: &str = "TILEKILN_REQUIRE";
 
 /// Unwraps something a test needs, or skips the test.
 ///
-/// `name` is one of `nvrtc`, `hiprtc`, `cuda`, `clang`, `shared`. The caller returns on `None`:
+/// `name` is one of `nvrtc`, `hiprtc`, `cuda`, `clang`, `cc`, `shared`, `openai`. The caller returns on `None`:
 ///
 /// ```
 /// # use tilekiln_tests::{golden, requirement::require};

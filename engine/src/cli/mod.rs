@@ -7,6 +7,7 @@ mod engine_args;
 mod inspect;
 mod kernels;
 mod load;
+mod logits;
 mod progress;
 pub mod run;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Run(Box<run::Run>),
     /// Answer requests over HTTP, as OpenAI's API and llama-server do
     Serve(Box<serve::Serve>),
+    /// Write the logits of every position of a prompt
+    Logits(Box<logits::Logits>),
     /// Show text as tokens, or tokens as text
     Tokenize(tokenize::Tokenize),
 }
@@ -165,6 +168,7 @@ pub fn run() -> ExitCode {
         Command::Synth(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Logits(command) => command.run(),
         Command::Tokenize(command) => command.run(),
     };
     match result {

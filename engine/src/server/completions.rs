@@ -59,7 +59,7 @@ pub async fn chat(
     let application = server.application()?.clone();
     let (chat, tokens) = blocking(move || {
         let chat = request::chat(&body)?;
-        let tokens = application.language.prompt(&chat).map_err(ApiError::Template)?;
+        let tokens = application.language.prompt(&chat)?;
         Ok((chat, tokens))
     })
     .await?;

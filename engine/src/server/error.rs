@@ -1,11 +1,14 @@
 //! What goes wrong, as HTTP: a status and OpenAI's error JSON.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::request::Invalid;
+use super::text::NoPrompt;
 use crate::schedule::Refusal;
 
 /// Seconds after which a client may try again when too many requests wait.
@@ -20,8 +23,8 @@ pub enum ApiError {
     #[error("{0}")]
     Invalid(#[from] Invalid),
     /// The conversation cannot be made a prompt.
-    #[error("the messages do not fit the model's chat template: {0}")]
-    Template(String),
+    #[error("the messages are no prompt: {0}")]
+    NoPrompt(#[from] NoPrompt),
     /// The service does not take it.
     #[error("{0}")]
     Refused(#[from] Refusal),
@@ -83,7 +86,7 @@ impl ApiError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid(_) | Self::Template(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::NoPrompt(NoPrompt::Conversation { .. }) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => match refusal {
                 Refusal::TooLong { .. } | Refusal::Empty | Refusal::UnknownToken { .. } | Refusal::Sampling(_) => {
                     StatusCode::BAD_REQUEST
@@ -97,27 +100,31 @@ impl ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Loading | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::NoPrompt(NoPrompt::Template(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     /// OpenAI's words for the class and the cause, and the field.
-    fn terms(&self) -> (&'static str, Option<&'static str>, Option<&str>) {
+    fn terms(&self) -> (&'static str, Option<&'static str>, Option<Cow<'_, str>>) {
         const INVALID: &str = "invalid_request_error";
         match self {
-            Self::Invalid(invalid) => (INVALID, Some(invalid.code), invalid.param.as_deref()),
-            Self::Template(_) => (INVALID, Some("invalid_conversation"), Some("messages")),
+            Self::Invalid(invalid) => (INVALID, Some(invalid.code), invalid.param.as_deref().map(Cow::from)),
+            Self::NoPrompt(NoPrompt::Conversation { message, .. }) => {
+                let param = message.map_or("messages".into(), |index| format!("messages[{index}]").into());
+                (INVALID, Some("invalid_conversation"), Some(param))
+            }
+            Self::NoPrompt(NoPrompt::Template(_)) => ("server_error", Some("template_failed"), None),
             Self::Refused(refusal) => match refusal {
                 Refusal::TooLong { .. } => (INVALID, Some("context_length_exceeded"), None),
-                Refusal::Empty => (INVALID, Some("empty_prompt"), Some("prompt")),
-                Refusal::UnknownToken { .. } => (INVALID, Some("unknown_token"), Some("prompt")),
+                Refusal::Empty => (INVALID, Some("empty_prompt"), Some("prompt".into())),
+                Refusal::UnknownToken { .. } => (INVALID, Some("unknown_token"), Some("prompt".into())),
                 Refusal::Sampling(_) => (INVALID, Some("invalid_value"), None),
                 Refusal::Busy { .. } => ("unavailable_error", Some("queue_full"), None),
                 Refusal::Stopped(_) => ("server_error", Some("engine_failed"), None),
             },
             Self::Unauthorized => ("authentication_error", Some("invalid_api_key"), None),
             Self::NotFound { .. } => (INVALID, Some("unknown_path"), None),
-            Self::UnknownModel { .. } => (INVALID, Some("model_not_found"), Some("model")),
+            Self::UnknownModel { .. } => (INVALID, Some("model_not_found"), Some("model".into())),
             Self::Method { .. } => (INVALID, Some("method_not_allowed"), None),
             Self::TooLarge { .. } => (INVALID, Some("body_too_large"), None),
             Self::ContentType { .. } => (INVALID, Some("unsupported_content_type"), None),

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod completions;
 pub mod error;
+pub mod language;
 pub mod listen;
 pub mod metrics;
 pub mod native;

@@ -204,7 +204,7 @@ pub async fn apply_template(State(server): Shared, headers: HeaderMap, body: Bod
     let language = server.application()?.language.clone();
     blocking(move || {
         let chat = request::template(&body)?;
-        let prompt = language.render(&chat).map_err(ApiError::Template)?;
+        let prompt = language.render(&chat)?;
         Ok(Json(json!({"prompt": prompt})))
     })
     .await

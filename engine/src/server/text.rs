@@ -24,19 +24,35 @@ pub trait Language: Send + Sync {
     ///
     /// # Errors
     /// Conversations that the model's template refuses.
-    fn render(&self, chat: &Chat) -> Result<String, String>;
+    fn render(&self, chat: &Chat) -> Result<String, NoPrompt>;
 
     /// The prompt of a conversation, `<bos>` included where the model has one.
     ///
     /// # Errors
     /// Conversations that the model's template refuses.
-    fn prompt(&self, chat: &Chat) -> Result<Vec<u32>, String>;
+    fn prompt(&self, chat: &Chat) -> Result<Vec<u32>, NoPrompt>;
 
     /// Reads an answer to this prompt: tells text, reasoning and calls apart.
     fn reader(&self, prompt: &[u32]) -> Box<dyn Reader>;
 
     /// The chat template.
     fn template(&self) -> &str;
+}
+
+/// Why a conversation is no prompt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPrompt {
+    /// The conversation is not what the template wants.
+    #[error("{problem}")]
+    Conversation {
+        /// What is wrong.
+        problem: String,
+        /// The message it is wrong with.
+        message: Option<usize>,
+    },
+    /// The template is at fault.
+    #[error("{0}")]
+    Template(String),
 }
 
 /// Tokens to text. What comes out is whole characters.

@@ -1,5 +1,7 @@
 //! Tokens back to text, piece by piece.
 
+use std::ops::Deref;
+
 use super::{Control, Kind, Tokenizer};
 
 /// What bytes become that are no UTF-8: one for each byte.
@@ -8,16 +10,16 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 /// Turns tokens into text as they come. Bytes of an unfinished character wait for the next token, so that the text of
 /// every [`Detokenizer::push`] is whole characters; all of them together are what [`Tokenizer::decode`] gives.
 #[derive(Clone)]
-pub struct Detokenizer<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct Detokenizer<T> {
+    tokenizer: T,
     control: Control,
     /// Bytes of a character that is not complete: at most three.
     pending: Vec<u8>,
     text: String,
 }
 
-impl<'a> Detokenizer<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, control: Control) -> Self {
+impl<T: Deref<Target = Tokenizer>> Detokenizer<T> {
+    pub(super) fn new(tokenizer: T, control: Control) -> Self {
         Self {
             tokenizer,
             control,

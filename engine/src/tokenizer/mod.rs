@@ -12,6 +12,7 @@ mod merge;
 mod special;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
@@ -436,13 +437,18 @@ impl Tokenizer {
     }
 
     /// Decoding token by token, with control tokens hidden.
-    pub fn stream(&self) -> Detokenizer<'_> {
+    pub fn stream(&self) -> Detokenizer<&Self> {
         Detokenizer::new(self, Control::Hide)
     }
 
     /// Decoding token by token.
-    pub fn stream_with(&self, control: Control) -> Detokenizer<'_> {
+    pub fn stream_with(&self, control: Control) -> Detokenizer<&Self> {
         Detokenizer::new(self, control)
+    }
+
+    /// Decoding token by token, by someone who shares the tokenizer.
+    pub fn stream_shared(self: &Arc<Self>, control: Control) -> Detokenizer<Arc<Self>> {
+        Detokenizer::new(self.clone(), control)
     }
 
     /// How a token is spelled in the vocabulary (U+2581 for space, `<0x0A>` for a byte), for people to read. `None` when

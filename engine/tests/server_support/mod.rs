@@ -10,7 +10,7 @@ use std::time::Duration;
 use tilekiln::sample;
 use tilekiln::schedule::{Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, Statistics, Ticket};
 use tilekiln::server::request::Chat;
-use tilekiln::server::text::{Decoder, Language, Part, Reader};
+use tilekiln::server::text::{Decoder, Language, NoPrompt, Part, Reader, decode};
 use tilekiln::server::{Application, Server, Settings, serve};
 use tokio::sync::{mpsc, oneshot};
 
@@ -65,12 +65,15 @@ impl Language for Bytes {
         })
     }
 
-    fn render(&self, chat: &Chat) -> Result<String, String> {
+    fn render(&self, chat: &Chat) -> Result<String, NoPrompt> {
         let mut text = String::from("<bos>");
-        for message in &chat.messages {
+        for (index, message) in chat.messages.iter().enumerate() {
             let role = message["role"].as_str().unwrap_or_default();
             if role == "tool" && chat.tools.is_empty() {
-                return Err("a tool's answer without tools".into());
+                return Err(NoPrompt::Conversation {
+                    problem: "a tool's answer without tools".into(),
+                    message: Some(index),
+                });
             }
             text += &format!("[{role}] {}\n", message["content"].as_str().unwrap_or_default());
         }
@@ -83,8 +86,10 @@ impl Language for Bytes {
         Ok(text)
     }
 
-    fn prompt(&self, chat: &Chat) -> Result<Vec<u32>, String> {
-        Ok(self.encode(&self.render(chat)?, true))
+    fn prompt(&self, chat: &Chat) -> Result<Vec<u32>, NoPrompt> {
+        let text = self.render(chat)?;
+        let text = text.strip_prefix("<bos>").unwrap_or(&text);
+        Ok([vec![BEGIN], self.encode(text, false)].concat())
     }
 
     fn reader(&self, _: &[u32]) -> Box<dyn Reader> {
@@ -170,10 +175,11 @@ impl Reader for Marked {
 
 /// A service that answers what its prompt tells it to.
 ///
-/// `say:TEXT` anywhere in the prompt's last line with it gives TEXT; `{seed}` in it stands for the seed. Without it the
+/// `say:TEXT` anywhere in the prompt's last line with it gives TEXT; `{seed}` in it stands for the
+/// seed, `{end}` for the end token. Without it the
 /// answer is `ok`. `loop:` never ends, `fail:` fails after a token, `vanish:` ends without a word.
-#[derive(Default)]
 pub struct Scripted {
+    pub language: Arc<dyn Language>,
     pub slots: usize,
     pub context: usize,
     /// Time between tokens.
@@ -192,10 +198,23 @@ pub struct Scripted {
 
 impl Scripted {
     pub fn new() -> Self {
+        Self::speaking(Arc::new(Bytes))
+    }
+
+    /// One that speaks another language.
+    pub fn speaking(language: Arc<dyn Language>) -> Self {
         Self {
+            language,
             slots: 4,
             context: 4096,
-            ..Self::default()
+            delay: Duration::ZERO,
+            prompt_delay: Duration::ZERO,
+            refusal: None,
+            most: None,
+            requests: Mutex::default(),
+            running: Arc::default(),
+            most_running: Arc::default(),
+            cancelled: Arc::default(),
         }
     }
 
@@ -215,22 +234,19 @@ enum Then {
     Vanish,
 }
 
-fn script(request: &Request) -> (Vec<u32>, Then) {
-    let mut decoder = Bytes.decoder(false);
-    let prompt: String = request
-        .prompt
-        .iter()
-        .map(|token| match CONTROL.get((*token as usize).wrapping_sub(256)) {
-            Some(name) => (*name).to_string(),
-            None => decoder.push(*token),
-        })
-        .collect();
+fn script(language: &dyn Language, request: &Request) -> (Vec<u32>, Then) {
+    // Control tokens of the prompt have no text, so those that the answer is to have must be written as text.
+    let prompt = decode(language, &request.prompt);
     let seed = request.sampling.seed.map_or("none".into(), |seed| seed.to_string());
     let after = |word: &str| {
         let (_, text) = prompt.rsplit_once(word)?;
         // A two-letter \n is a line break of the answer.
         let line = text.lines().next().unwrap_or_default().replace("\\n", "\n");
-        Some(Bytes.encode(&line.replace("{seed}", &seed), true))
+        let end = language.piece(language.end_tokens()[0]).unwrap_or_default();
+        let line = line
+            .replace("{seed}", &seed)
+            .replace("{end}", &String::from_utf8_lossy(&end));
+        Some(language.encode(&line, true))
     };
     if let Some(text) = after("loop:") {
         (text, Then::Loop)
@@ -239,7 +255,7 @@ fn script(request: &Request) -> (Vec<u32>, Then) {
     } else if let Some(text) = after("vanish:") {
         (text, Then::Vanish)
     } else {
-        (after("say:").unwrap_or_else(|| Bytes.encode("ok", true)), Then::End)
+        (after("say:").unwrap_or_else(|| language.encode("ok", true)), Then::End)
     }
 }
 
@@ -264,7 +280,11 @@ impl Service for Scripted {
                 context: self.context,
             });
         }
-        if let Some(token) = request.prompt.iter().find(|token| **token >= VOCABULARY) {
+        let unknown = request
+            .prompt
+            .iter()
+            .find(|token| self.language.piece(**token).is_none());
+        if let Some(token) = unknown {
             return Err(Refusal::UnknownToken {
                 token: *token,
                 vocabulary: VOCABULARY as usize,
@@ -272,18 +292,25 @@ impl Service for Scripted {
         }
         requests.push(request.clone());
         let (send, events) = mpsc::unbounded_channel();
-        let (tokens, then) = script(&request);
+        let (mut tokens, then) = script(&*self.language, &request);
+        if matches!(then, Then::End) {
+            // What follows the end must never be seen.
+            tokens.extend(self.language.end_tokens().first());
+            tokens.extend(self.language.encode(" and more", false));
+        }
         let (delay, prompt_delay, room) = (self.delay, self.prompt_delay, self.context - prompt);
         let (running, most_running, cancelled) =
             (self.running.clone(), self.most_running.clone(), self.cancelled.clone());
         let now = running.fetch_add(1, Ordering::SeqCst) + 1;
         most_running.fetch_max(now, Ordering::SeqCst);
-        let mut end = Counted {
+        let end = Counted {
             running,
             cancelled,
             is_done: false,
         };
         tokio::spawn(async move {
+            // all of it, not a copy of the flag
+            let mut end = end;
             end.is_done = play(&send, &request, tokens, then, delay, prompt_delay, room).await;
         });
         Ok(Ticket { events })
@@ -329,11 +356,6 @@ async fn play(
     tokio::time::sleep(prompt_delay).await;
     if send.send(Event::Prompt { done: total, total }).is_err() {
         return false;
-    }
-    if matches!(then, Then::End) {
-        // What follows the end must never be seen.
-        tokens.push(END);
-        tokens.extend(Bytes.encode(" and more", false));
     }
     if matches!(then, Then::Loop) {
         tokens = tokens.iter().copied().cycle().take(1_000_000).collect();
@@ -388,11 +410,11 @@ pub fn logprob(token: u32) -> f32 {
     -(token as f32) / 64.0
 }
 
-/// An application over a service.
-pub fn application(service: Arc<dyn Service>) -> Application {
+/// An application over the stand-in.
+pub fn application(service: Arc<Scripted>) -> Application {
     Application {
+        language: service.language.clone(),
         service,
-        language: Arc::new(Bytes),
         defaults: sample::Settings {
             temperature: 1.0,
             top_k: 64,
