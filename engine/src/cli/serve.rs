@@ -105,13 +105,16 @@ impl Serve {
                     if let Some(alias) = http.alias {
                         application.model = alias;
                     }
-                    let url = format!("http://{address}");
-                    eprintln!("{}", application.description);
-                    eprintln!("{} is ready at {url} (OpenAI's API at {url}/v1)", application.model);
-                    if http.json {
-                        print(&format!("{}\n", json!({"url": url, "port": address.port(), "model": application.model})))?;
-                    }
+                    let model = application.model.clone();
+                    let description = application.description.clone();
+                    // Before anybody is told that it is.
                     server.ready(application);
+                    let url = format!("http://{address}");
+                    eprintln!("{description}");
+                    eprintln!("{model} is ready at {url} (OpenAI's API at {url}/v1)");
+                    if http.json {
+                        print(&format!("{}\n", json!({"url": url, "port": address.port(), "model": model})))?;
+                    }
                 }
                 // Told to end while loading: what is loaded is not waited for.
                 _ = &mut serving => std::process::exit(0),
