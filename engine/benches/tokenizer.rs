@@ -21,7 +21,9 @@ const BYTES: usize = 10_000_000;
 fn texts() -> Vec<(&'static str, String)> {
     let mut random = Random::new("tokenizer-bench");
     let letters: Vec<char> = ('a'..='z').collect();
-    let syllables = ["the", "ing", "er", "an", "re", "ou", "st", "qu", "ion", "le", "at", "mi", "so", "lu"];
+    let syllables = [
+        "the", "ing", "er", "an", "re", "ou", "st", "qu", "ion", "le", "at", "mi", "so", "lu",
+    ];
     let mut fill = |next: &mut dyn FnMut(&mut Random, &mut String)| {
         let mut text = String::with_capacity(BYTES + 64);
         while text.len() < BYTES {
@@ -50,11 +52,17 @@ fn texts() -> Vec<(&'static str, String)> {
                 text.push(' ');
             }),
         ),
-        ("letters", fill(&mut |random, text| text.push(letters[pick(random, 26)]))),
+        (
+            "letters",
+            fill(&mut |random, text| text.push(letters[pick(random, 26)])),
+        ),
         ("ab", fill(&mut |random, text| text.push(letters[pick(random, 2)]))),
         ("newlines", "\n".repeat(BYTES)),
         ("spaces", " ".repeat(BYTES)),
-        ("emoji", fill(&mut |random, text| text.push(['🙂', '🙃', '日', 'é', '\u{200d}'][pick(random, 5)]))),
+        (
+            "emoji",
+            fill(&mut |random, text| text.push(['🙂', '🙃', '日', 'é', '\u{200d}'][pick(random, 5)])),
+        ),
         ("<", "<".repeat(BYTES)),
         ("specials", "<|turn>".repeat(BYTES / 7 + 1)),
         ("half specials", "<|tur<|turn<turn|".repeat(BYTES / 17 + 1)),
@@ -65,22 +73,35 @@ fn encode(criterion: &mut Criterion) {
     let tokenizer = Tokenizer::new(large_vocabulary()).expect("a vocabulary");
     let mut group = criterion.benchmark_group("encode");
     group.throughput(Throughput::Bytes(BYTES as u64));
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(2));
     let texts = texts();
     for (name, text) in &texts {
-        group.bench_function(*name, |bencher| bencher.iter(|| black_box(tokenizer.encode(text, Special::Parse)).len()));
+        group.bench_function(*name, |bencher| {
+            bencher.iter(|| black_box(tokenizer.encode(text, Special::Parse)).len())
+        });
     }
     group.finish();
 
     let tokens = tokenizer.encode(&texts[1].1, Special::Parse);
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Bytes(BYTES as u64));
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(2));
-    group.bench_function("words", |bencher| bencher.iter(|| black_box(tokenizer.decode(&tokens, Control::Hide)).len()));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(2));
+    group.bench_function("words", |bencher| {
+        bencher.iter(|| black_box(tokenizer.decode(&tokens, Control::Hide)).len())
+    });
     group.finish();
 
     let mut group = criterion.benchmark_group("build");
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(2));
     let vocabulary = large_vocabulary();
     group.bench_function("262144 tokens", |bencher| {
         bencher.iter_with_large_drop(|| Tokenizer::new(vocabulary.clone()).map(|tokenizer| tokenizer.len()));
@@ -122,7 +143,10 @@ fn sample(criterion: &mut Criterion) {
         ("temperature", settings),
     ];
     let mut group = criterion.benchmark_group("sample");
-    group.sample_size(20).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_secs(1));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_secs(1));
     for (name, settings) in table {
         let mut sampler = Sampler::new(&settings, logits.len(), &[]).expect("settings in range");
         let mut row = logits.clone();

@@ -49,7 +49,7 @@ fn what_cannot_be_is_named() {
         (
             "emit row_product --set weight=q3_k",
             2,
-            &["weight=q3_k", "q4_k, q6_k, q8_0"],
+            &["weight=q3_k", "q4_0, q5_0, q8_0, q4_k, q5_k, q6_k"],
         ),
         ("emit rms_norm --target host", 1, &["`host`", &all_targets]),
         (

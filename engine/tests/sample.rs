@@ -18,14 +18,23 @@ fn reference(logits: &[f32], settings: &Settings, suppressed: &[u32], history: &
         let count = window.iter().filter(|&&accepted| accepted as usize == token).count() as f64;
         if count > 0.0 {
             let repetition = f64::from(settings.repetition_penalty);
-            *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+            *logit = if *logit > 0.0 {
+                *logit / repetition
+            } else {
+                *logit * repetition
+            };
             *logit -= f64::from(settings.presence_penalty) + count * f64::from(settings.frequency_penalty);
         }
     }
-    let mut order: Vec<usize> = (0..logits.len()).filter(|&token| logits[token] > f64::NEG_INFINITY).collect();
+    let mut order: Vec<usize> = (0..logits.len())
+        .filter(|&token| logits[token] > f64::NEG_INFINITY)
+        .collect();
     order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap().then(a.cmp(&b)));
     let softmax = |order: &[usize], temperature: f64| -> Vec<f64> {
-        let weights: Vec<f64> = order.iter().map(|&t| ((logits[t] - logits[order[0]]) / temperature).exp()).collect();
+        let weights: Vec<f64> = order
+            .iter()
+            .map(|&t| ((logits[t] - logits[order[0]]) / temperature).exp())
+            .collect();
         let total: f64 = weights.iter().sum();
         weights.iter().map(|weight| weight / total).collect()
     };
@@ -43,7 +52,10 @@ fn reference(logits: &[f32], settings: &Settings, suppressed: &[u32], history: &
     }
     if settings.min_p > 0.0 {
         let probabilities = softmax(&order, 1.0);
-        let kept = probabilities.iter().filter(|&&p| p >= f64::from(settings.min_p) * probabilities[0]).count();
+        let kept = probabilities
+            .iter()
+            .filter(|&&p| p >= f64::from(settings.min_p) * probabilities[0])
+            .count();
         order.truncate(kept.max(1));
     }
     if settings.temperature == 0.0 {
@@ -77,7 +89,10 @@ fn follows(name: &str, logits: &[f32], settings: &Settings, suppressed: &[u32], 
     let (mut rare_count, mut rare) = (0.0, 0.0);
     for (&count, &probability) in counts.iter().zip(&expected) {
         let (count, mean) = (count as f64, probability * DRAWS as f64);
-        assert!(probability > 0.0 || count == 0.0, "{name}: a token that is filtered out was drawn");
+        assert!(
+            probability > 0.0 || count == 0.0,
+            "{name}: a token that is filtered out was drawn"
+        );
         if mean >= 10.0 {
             chi_square += (count - mean).powi(2) / mean;
             degrees += 1.0;
@@ -92,7 +107,10 @@ fn follows(name: &str, logits: &[f32], settings: &Settings, suppressed: &[u32], 
     }
     // five standard deviations of a chi-square variable, with its long tail
     let limit: f64 = degrees + 5.0 * (2.0 * f64::max(degrees, 1.0)).sqrt() + 10.0;
-    assert!(chi_square < limit, "{name}: chi-square {chi_square:.1} over {degrees} degrees");
+    assert!(
+        chi_square < limit,
+        "{name}: chi-square {chi_square:.1} over {degrees} degrees"
+    );
 }
 
 #[test]
@@ -106,14 +124,50 @@ fn draws_follow_the_exact_distribution() {
     };
     let table: [(&str, Settings); 9] = [
         ("temperature 1", seeded.clone()),
-        ("temperature 0.6", Settings { temperature: 0.6, ..seeded.clone() }),
-        ("temperature 2.5", Settings { temperature: 2.5, ..seeded.clone() }),
-        ("top-k", Settings { top_k: 13, ..seeded.clone() }),
-        ("top-p", Settings { top_p: 0.8, ..seeded.clone() }),
-        ("min-p", Settings { min_p: 0.07, ..seeded.clone() }),
+        (
+            "temperature 0.6",
+            Settings {
+                temperature: 0.6,
+                ..seeded.clone()
+            },
+        ),
+        (
+            "temperature 2.5",
+            Settings {
+                temperature: 2.5,
+                ..seeded.clone()
+            },
+        ),
+        (
+            "top-k",
+            Settings {
+                top_k: 13,
+                ..seeded.clone()
+            },
+        ),
+        (
+            "top-p",
+            Settings {
+                top_p: 0.8,
+                ..seeded.clone()
+            },
+        ),
+        (
+            "min-p",
+            Settings {
+                min_p: 0.07,
+                ..seeded.clone()
+            },
+        ),
         (
             "all filters",
-            Settings { top_k: 40, top_p: 0.9, min_p: 0.02, temperature: 1.7, ..seeded.clone() },
+            Settings {
+                top_k: 40,
+                top_p: 0.9,
+                min_p: 0.02,
+                temperature: 1.7,
+                ..seeded.clone()
+            },
         ),
         (
             "penalties",
@@ -127,7 +181,11 @@ fn draws_follow_the_exact_distribution() {
         ),
         (
             "bias",
-            Settings { logit_bias: vec![(5, 3.0), (7, f32::NEG_INFINITY), (5, 1.0)], top_k: 20, ..seeded.clone() },
+            Settings {
+                logit_bias: vec![(5, 3.0), (7, f32::NEG_INFINITY), (5, 1.0)],
+                top_k: 20,
+                ..seeded.clone()
+            },
         ),
     ];
     let history = [1, 5, 5, 9, 300, 5, 9, 2];
@@ -142,7 +200,10 @@ fn settings_out_of_range_are_refused_by_name() {
     type Change = fn(&mut Settings);
     let table: [(Change, &str); 14] = [
         (|s| s.temperature = f32::NAN, "`temperature` is NaN"),
-        (|s| s.temperature = -0.5, "`temperature` is -0.5; it must be a number from 0 (greedy)"),
+        (
+            |s| s.temperature = -0.5,
+            "`temperature` is -0.5; it must be a number from 0 (greedy)",
+        ),
         (|s| s.temperature = f32::INFINITY, "`temperature` is inf"),
         (|s| s.top_p = 1.5, "`top_p` is 1.5"),
         (|s| s.top_p = f32::NAN, "`top_p`"),
@@ -151,7 +212,10 @@ fn settings_out_of_range_are_refused_by_name() {
         (|s| s.repetition_penalty = f32::INFINITY, "`repetition_penalty`"),
         (|s| s.presence_penalty = f32::NAN, "`presence_penalty`"),
         (|s| s.frequency_penalty = f32::NEG_INFINITY, "`frequency_penalty`"),
-        (|s| s.logit_bias = vec![(1, 1.0), (50, 1.0)], "`logit_bias` names token 50; the vocabulary has 50 tokens"),
+        (
+            |s| s.logit_bias = vec![(1, 1.0), (50, 1.0)],
+            "`logit_bias` names token 50; the vocabulary has 50 tokens",
+        ),
         (|s| s.logit_bias = vec![(1, f32::NAN)], "`logit_bias` is NaN"),
         (|s| s.logit_bias = vec![(1, f32::INFINITY)], "`logit_bias` is inf"),
         (|s| s.temperature = f32::NEG_INFINITY, "`temperature`"),
@@ -164,7 +228,11 @@ fn settings_out_of_range_are_refused_by_name() {
     }
     assert!(matches!(
         Sampler::new(&valid, 50, &[50]),
-        Err(SamplerError::Token { name: "suppress_tokens", token: 50, .. })
+        Err(SamplerError::Token {
+            name: "suppress_tokens",
+            token: 50,
+            ..
+        })
     ));
     assert!(Sampler::new(&valid, 50, &[49]).is_ok());
 }
@@ -174,14 +242,66 @@ fn plain_greedy_is_recognised() {
     let plain = Settings::default();
     let table = [
         (plain.clone(), vec![], true),
-        (Settings { top_k: 5, top_p: 0.1, min_p: 0.3, ..plain.clone() }, vec![], true),
-        (Settings { presence_penalty: 1.0, penalty_window: 0, ..plain.clone() }, vec![], true),
-        (Settings { logit_bias: vec![(3, 0.0)], ..plain.clone() }, vec![], true),
+        (
+            Settings {
+                top_k: 5,
+                top_p: 0.1,
+                min_p: 0.3,
+                ..plain.clone()
+            },
+            vec![],
+            true,
+        ),
+        (
+            Settings {
+                presence_penalty: 1.0,
+                penalty_window: 0,
+                ..plain.clone()
+            },
+            vec![],
+            true,
+        ),
+        (
+            Settings {
+                logit_bias: vec![(3, 0.0)],
+                ..plain.clone()
+            },
+            vec![],
+            true,
+        ),
         (plain.clone(), vec![4], false),
-        (Settings { temperature: 0.1, ..plain.clone() }, vec![], false),
-        (Settings { repetition_penalty: 1.1, ..plain.clone() }, vec![], false),
-        (Settings { frequency_penalty: 0.1, ..plain.clone() }, vec![], false),
-        (Settings { logit_bias: vec![(3, 0.1)], ..plain }, vec![], false),
+        (
+            Settings {
+                temperature: 0.1,
+                ..plain.clone()
+            },
+            vec![],
+            false,
+        ),
+        (
+            Settings {
+                repetition_penalty: 1.1,
+                ..plain.clone()
+            },
+            vec![],
+            false,
+        ),
+        (
+            Settings {
+                frequency_penalty: 0.1,
+                ..plain.clone()
+            },
+            vec![],
+            false,
+        ),
+        (
+            Settings {
+                logit_bias: vec![(3, 0.1)],
+                ..plain
+            },
+            vec![],
+            false,
+        ),
     ];
     for (settings, suppressed, expected) in table {
         let sampler = Sampler::new(&settings, 10, &suppressed).unwrap();
@@ -208,7 +328,13 @@ fn odd_logits_are_handled() {
         assert_eq!(greedy.sample(&mut logits.clone()), expected, "{logits:?}");
         // nearly greedy: the same but for ties
         for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (1, 1.0, 0.0), (0, 0.5, 0.0), (2, 0.9, 0.1)] {
-            let settings = Settings { temperature: 1e-6, top_k, top_p, min_p, ..Settings::default() };
+            let settings = Settings {
+                temperature: 1e-6,
+                top_k,
+                top_p,
+                min_p,
+                ..Settings::default()
+            };
             let drawn = sampler(&settings, logits.len()).sample(&mut logits.clone());
             let logit = |choice: Result<u32, NoChoice>| choice.map(|token| logits[token as usize]);
             assert_eq!(logit(drawn), logit(expected), "{logits:?} {settings:?}");
@@ -218,7 +344,11 @@ fn odd_logits_are_handled() {
 
 #[test]
 fn penalties_count_the_last_tokens_only() {
-    let settings = Settings { presence_penalty: 10.0, penalty_window: 2, ..Settings::default() };
+    let settings = Settings {
+        presence_penalty: 10.0,
+        penalty_window: 2,
+        ..Settings::default()
+    };
     let mut sampler = sampler(&settings, 3);
     let choose = |sampler: &mut Sampler| sampler.sample(&mut [3.0, 2.0, 1.0]).unwrap();
     let mut chosen = Vec::new();
@@ -233,7 +363,12 @@ fn penalties_count_the_last_tokens_only() {
 #[test]
 fn a_copy_goes_on_as_the_original_and_a_seed_repeats() {
     let mut random = Random::new("sampler-copies");
-    let settings = Settings { temperature: 1.0, frequency_penalty: 0.3, seed: Some(3), ..Settings::default() };
+    let settings = Settings {
+        temperature: 1.0,
+        frequency_penalty: 0.3,
+        seed: Some(3),
+        ..Settings::default()
+    };
     let rows: Vec<Vec<f32>> = (0..40).map(|_| random.normals(200, 1.0)).collect();
     let run = |sampler: &mut Sampler, rows: &[Vec<f32>]| -> Vec<u32> {
         rows.iter()
@@ -249,8 +384,14 @@ fn a_copy_goes_on_as_the_original_and_a_seed_repeats() {
     let mut copy = original.clone();
     let second = run(&mut original, &rows[20..]);
     assert_eq!(run(&mut copy, &rows[20..]), second);
-    assert_eq!(run(&mut sampler(&settings, 200), &rows), [first.clone(), second].concat());
-    let other = Settings { seed: Some(4), ..settings.clone() };
+    assert_eq!(
+        run(&mut sampler(&settings, 200), &rows),
+        [first.clone(), second].concat()
+    );
+    let other = Settings {
+        seed: Some(4),
+        ..settings.clone()
+    };
     assert_ne!(run(&mut sampler(&other, 200), &rows[..20]), first);
     // no seed: another sequence each time
     let unseeded = Settings { seed: None, ..settings };
@@ -266,8 +407,17 @@ fn log_probabilities_are_those_of_the_softmax() {
     let mut logits = random.normals(1001, 4.0);
     logits[17] = f32::NAN;
     logits[18] = f32::NEG_INFINITY;
-    let best = logits.iter().copied().filter(|l| !l.is_nan()).map(f64::from).fold(f64::MIN, f64::max);
-    let sum: f64 = logits.iter().filter(|l| !l.is_nan()).map(|&l| (f64::from(l) - best).exp()).sum();
+    let best = logits
+        .iter()
+        .copied()
+        .filter(|l| !l.is_nan())
+        .map(f64::from)
+        .fold(f64::MIN, f64::max);
+    let sum: f64 = logits
+        .iter()
+        .filter(|l| !l.is_nan())
+        .map(|&l| (f64::from(l) - best).exp())
+        .sum();
     let exact = |token: usize| f64::from(logits[token]) - best - sum.ln();
     for token in [0, 500, 1000] {
         let found = log_probabilities(&logits, token as u32, 5);

@@ -4,11 +4,11 @@
 mod vocabulary;
 
 use proptest::prelude::*;
-use vocabulary::{golden_vocabulary, naive_encode, small_vocabulary};
 use tilekiln::tokenizer::{Control, Kind, Special, Tokenizer, TokenizerError, Vocabulary};
 use tilekiln_tests::golden::shared_folder;
 use tilekiln_tests::random::Random;
 use tilekiln_tests::requirement::require;
+use vocabulary::{golden_vocabulary, naive_encode, small_vocabulary};
 
 fn small() -> Tokenizer {
     Tokenizer::new(small_vocabulary()).unwrap()
@@ -16,7 +16,9 @@ fn small() -> Tokenizer {
 
 #[test]
 fn every_golden_case_is_encoded_and_decoded() {
-    let Some(shared) = require("shared", shared_folder()) else { return };
+    let Some(shared) = require("shared", shared_folder()) else {
+        return;
+    };
     let tokenizer = Tokenizer::new(golden_vocabulary(&shared.join("golden/gemma4/tokenizer.json"))).unwrap();
     let cases = std::fs::read_to_string(shared.join("golden/gemma4/tokenizer_cases.json")).unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
@@ -48,7 +50,10 @@ fn a_prompt_begins_with_one_bos() {
     assert_eq!(tokenizer.encode_prompt("ab"), with_bos);
     assert_eq!(tokenizer.encode_prompt("<bos>ab"), with_bos);
     assert_eq!(tokenizer.encode_prompt(""), [bos]);
-    assert_eq!(tokenizer.encode_with_bos("<bos>ab", Special::Parse), [&[bos], with_bos.as_slice()].concat());
+    assert_eq!(
+        tokenizer.encode_with_bos("<bos>ab", Special::Parse),
+        [&[bos], with_bos.as_slice()].concat()
+    );
 }
 
 #[test]
@@ -130,7 +135,10 @@ fn ends_of_generation_are_found_by_their_texts() {
     vocabulary.ends = vec![3];
     let tokenizer = Tokenizer::new(vocabulary).unwrap();
     let ends = tokenizer.end_of_generation();
-    assert!(!ends.contains(&tokenizer.id_of("</s>").unwrap()) && ends.contains(&3), "{ends:?}");
+    assert!(
+        !ends.contains(&tokenizer.id_of("</s>").unwrap()) && ends.contains(&3),
+        "{ends:?}"
+    );
 }
 
 #[test]
@@ -139,8 +147,14 @@ fn vocabularies_that_do_not_fit_together_are_refused() {
     let table: [(Change, &str); 7] = [
         (|v| v.tokens.clear(), "empty"),
         (|v| v.kinds.truncate(5), "has 5; one type a token"),
-        (|v| v.bos = Some(100_000), "`tokenizer.ggml.bos_token_id` names token 100000"),
-        (|v| v.eos = Some(u32::MAX), "`tokenizer.ggml.eos_token_id` names token 4294967295"),
+        (
+            |v| v.bos = Some(100_000),
+            "`tokenizer.ggml.bos_token_id` names token 100000",
+        ),
+        (
+            |v| v.eos = Some(u32::MAX),
+            "`tokenizer.ggml.eos_token_id` names token 4294967295",
+        ),
         (|v| v.unknown = Some(100_000), "unknown_token_id"),
         (|v| v.suppressed = vec![1, 100_000], "suppress_tokens"),
         (
@@ -157,14 +171,29 @@ fn vocabularies_that_do_not_fit_together_are_refused() {
         let error = Tokenizer::new(vocabulary).err().unwrap();
         assert!(error.to_string().contains(message), "{error}");
     }
-    assert!(matches!(Tokenizer::new(Vocabulary::default()), Err(TokenizerError::Empty)));
+    assert!(matches!(
+        Tokenizer::new(Vocabulary::default()),
+        Err(TokenizerError::Empty)
+    ));
 }
 
 #[test]
 fn merges_that_cannot_be_used_are_left_out() {
     let mut vocabulary = small_vocabulary();
-    let expected = Tokenizer::new(vocabulary.clone()).unwrap().encode("hello  abc\n\nthe", Special::Parse);
-    let lines: [&[u8]; 9] = [b"", b" ", b"a", b"a ", b" a", b"q zz", b"<| turn>", b"\xff \xfe", b"< 0x41>"];
+    let expected = Tokenizer::new(vocabulary.clone())
+        .unwrap()
+        .encode("hello  abc\n\nthe", Special::Parse);
+    let lines: [&[u8]; 9] = [
+        b"",
+        b" ",
+        b"a",
+        b"a ",
+        b" a",
+        b"q zz",
+        b"<| turn>",
+        b"\xff \xfe",
+        b"< 0x41>",
+    ];
     vocabulary.merges.splice(0..0, lines.map(<[u8]>::to_vec));
     let tokenizer = Tokenizer::new(vocabulary).unwrap();
     assert_eq!(tokenizer.encode("hello  abc\n\nthe", Special::Parse), expected);
@@ -183,7 +212,10 @@ fn characters_without_bytes_are_unknown_once_in_a_row() {
     let tokenizer = Tokenizer::new(vocabulary).unwrap();
     let unknown = tokenizer.id_of("<unk>").unwrap();
     let a = tokenizer.id_of("a").unwrap();
-    assert_eq!(tokenizer.encode("日本a語日本a", Special::Parse), [unknown, a, unknown, a]);
+    assert_eq!(
+        tokenizer.encode("日本a語日本a", Special::Parse),
+        [unknown, a, unknown, a]
+    );
 }
 
 #[test]
@@ -196,7 +228,11 @@ fn long_segments_merge_as_plain_merging_does() {
         let letters: Vec<char> = alphabet.chars().collect();
         for _ in 0..20 {
             let length = random.integer(1..=400) as usize;
-            let text: String = random.indices(length, letters.len()).iter().map(|&i| letters[i as usize]).collect();
+            let text: String = random
+                .indices(length, letters.len())
+                .iter()
+                .map(|&i| letters[i as usize])
+                .collect();
             assert_eq!(
                 tokenizer.encode(&text, Special::Parse),
                 naive_encode(&vocabulary, &text),

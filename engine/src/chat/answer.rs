@@ -73,7 +73,9 @@ impl AnswerParser {
     pub fn after(prompt: &str) -> Self {
         let mut parser = Self::new();
         let turn = prompt.rfind("<|turn>").unwrap_or(0);
-        let opened = prompt[turn..].rfind(CHANNEL).map(|at| &prompt[turn + at + CHANNEL.len()..]);
+        let opened = prompt[turn..]
+            .rfind(CHANNEL)
+            .map(|at| &prompt[turn + at + CHANNEL.len()..]);
         if let Some(open) = opened.filter(|open| !open.contains(CHANNEL_END)) {
             parser.state = State::Name;
             parser.held.push_str(open);

@@ -158,7 +158,12 @@ fn text(content: &Value) -> Result<String, String> {
     let parts = match content {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(parts) => parts,
-        other => return Err(format!("has {} as `content`, not a text or a list of parts", describe(other))),
+        other => {
+            return Err(format!(
+                "has {} as `content`, not a text or a list of parts",
+                describe(other)
+            ));
+        }
     };
     let mut texts = Vec::with_capacity(parts.len());
     for part in parts {

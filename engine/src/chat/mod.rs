@@ -184,7 +184,9 @@ impl Template {
     /// As [`Template::render`].
     pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation) -> Result<Vec<u32>, ChatError> {
         let mark = self.unused_character(conversation)?;
-        let prompt = self.render_with(conversation, &|text, answer| tokenizer.mark(text, mark, answer).into_owned())?;
+        let prompt = self.render_with(conversation, &|text, answer| {
+            tokenizer.mark(text, mark, answer).into_owned()
+        })?;
         Ok(tokenizer.encode_marked_prompt(&prompt, mark))
     }
 
@@ -217,7 +219,9 @@ impl Template {
         let messages = conversation.messages.len() as u64;
         let mut environment = Environment::clone(&self.environment);
         environment.set_fuel(Some(BASE_FUEL + FUEL_PER_MESSAGE * messages + FUEL_PER_BYTE * bytes));
-        let template = environment.get_template(NAME).map_err(|error| ChatError::Render(error.to_string()))?;
+        let template = environment
+            .get_template(NAME)
+            .map_err(|error| ChatError::Render(error.to_string()))?;
         template.render(Value::from(variables)).map_err(|error| {
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
             while let Some(cause) = source {

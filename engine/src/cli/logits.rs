@@ -97,13 +97,21 @@ impl Logits {
         let options = EngineOptions {
             slots: 1,
             drafts: 0,
-            context: Some(resolved.options.context.unwrap_or(0).max(self.tokens.len() + self.greedy + 2)),
+            context: Some(
+                resolved
+                    .options
+                    .context
+                    .unwrap_or(0)
+                    .max(self.tokens.len() + self.greedy + 2),
+            ),
             ..resolved.options
         };
         let file = gguf::File::open(&path).map_err(failed)?;
         let device = open_device(options.device).map_err(failed)?;
         let reporter = Reporter::new(self.engine.quiet);
-        let target = load_target(&file, &path, None, &device, &options, &|progress| reporter.stage(progress));
+        let target = load_target(&file, &path, None, &device, &options, &|progress| {
+            reporter.stage(progress)
+        });
         reporter.clear();
         let mut target = target.map_err(failed)?;
         let vocabulary = target.vocabulary();
@@ -180,7 +188,9 @@ impl Logits {
         let mut logits = Vec::new();
         for step in 0..self.greedy {
             tokens.push(next);
-            let outputs = target.forward(&[row(next, (self.tokens.len() + step) as u32)]).map_err(failed)?;
+            let outputs = target
+                .forward(&[row(next, (self.tokens.len() + step) as u32)])
+                .map_err(failed)?;
             for output in outputs {
                 next = output.token;
                 logits.extend(output.logits.unwrap_or_default());

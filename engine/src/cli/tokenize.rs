@@ -73,7 +73,11 @@ impl Tokenize {
 
     fn encode(&self, tokenizer: &Tokenizer) -> Result<(), Failure> {
         let text = self.input()?;
-        let special = if self.no_special { Special::Literal } else { Special::Parse };
+        let special = if self.no_special {
+            Special::Literal
+        } else {
+            Special::Parse
+        };
         let tokens = match self.no_bos {
             true => tokenizer.encode(&text, special),
             false => tokenizer.encode_with_bos(&text, special),

@@ -104,7 +104,11 @@ impl Sequence {
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let keep = same.min(prompt.len().saturating_sub(1));
         let oldest_visible = (keep + 1).saturating_sub(window);
-        if oldest_visible + capacity >= self.high { keep } else { 0 }
+        if oldest_visible + capacity >= self.high {
+            keep
+        } else {
+            0
+        }
     }
 }
 
@@ -121,7 +125,14 @@ mod tests {
         };
         assert_eq!(geometry.capacity(Some(8)), 32);
         assert_eq!(geometry.capacity(None), 1000);
-        assert_eq!(Geometry { context: 24, ..geometry }.capacity(Some(8)), 24);
+        assert_eq!(
+            Geometry {
+                context: 24,
+                ..geometry
+            }
+            .capacity(Some(8)),
+            24
+        );
     }
 
     /// (valid tokens, highest position written, prompt, kept) with a window of 4 in a ring of 8.
@@ -143,7 +154,11 @@ mod tests {
                 tokens: tokens(valid),
                 high,
             };
-            assert_eq!(sequence.reusable(&tokens(prompt), 4, 8), kept, "{valid} {high} {prompt}");
+            assert_eq!(
+                sequence.reusable(&tokens(prompt), 4, 8),
+                kept,
+                "{valid} {high} {prompt}"
+            );
         }
     }
 

@@ -147,11 +147,7 @@ impl Assistant {
             inputs: RowInputs::add(table, "draft"),
             joined: table.scratch("draft.joined", 2 * width),
             next: table.scratch("draft.next", width),
-            scores: table.add(
-                "draft.scores",
-                crate::plan::BufferKind::Scratch,
-                slots * vocabulary * 4,
-            ),
+            scores: table.add("draft.scores", crate::plan::BufferKind::Scratch, slots * vocabulary * 4),
             best: table.scratch("draft.best", 1),
             probability: table.scratch("draft.probability", 1),
             centroid_head,
@@ -205,13 +201,23 @@ impl Assistant {
         let scale = (self.width as f64).sqrt() as f32;
         let tokens = self.inputs.tokens;
         planner.embed("embed", target.embedding, tokens, self.joined, 2 * self.width, scale);
-        planner.products("nextn", self.joined, &[("pre_projection", &network.pre, scratch.residual)]);
+        planner.products(
+            "nextn",
+            self.joined,
+            &[("pre_projection", &network.pre, scratch.residual)],
+        );
         for ((layer, weights), cache) in self.config.shape.layers.iter().zip(&network.layers).zip(caches) {
             planner.attention(layer, weights, *cache);
             planner.feed_forward(layer, weights, weights.scale);
         }
         let hidden = self.config.shape.hidden;
-        planner.norm("output_norm", scratch.residual, network.output_norm, scratch.normed, hidden);
+        planner.norm(
+            "output_norm",
+            scratch.residual,
+            network.output_norm,
+            scratch.normed,
+            hidden,
+        );
     }
 
     /// Scores, the best token, and its probability.
@@ -283,7 +289,9 @@ impl CentroidHead {
         };
         let count = loader.rows("masked_embd_centroids.weight")?;
         if !vocabulary.is_multiple_of(count) {
-            return damaged(format!("{vocabulary} tokens cannot be shared out among {count} centroids"));
+            return damaged(format!(
+                "{vocabulary} tokens cannot be shared out among {count} centroids"
+            ));
         }
         let top = config.top_centroids;
         if top == 0 || top > count {
@@ -303,9 +311,8 @@ impl CentroidHead {
             }
         }
         let per = vocabulary / count;
-        let mut scratch = |name: &str, values: usize| {
-            table.add(name, crate::plan::BufferKind::Scratch, slots * values * 4)
-        };
+        let mut scratch =
+            |name: &str, values: usize| table.add(name, crate::plan::BufferKind::Scratch, slots * values * 4);
         let [scores, top_scores, top_centroids, candidates] = [
             ("draft.centroid_scores", count),
             ("draft.top_scores", top),
@@ -397,7 +404,9 @@ impl Target {
     }
 
     fn draft_trace(&self, head: Head, rows: usize) -> Result<DraftTrace, PlanError> {
-        let Some(assistant) = &self.assistant else { return Ok(DraftTrace::default()) };
+        let Some(assistant) = &self.assistant else {
+            return Ok(DraftTrace::default());
+        };
         let read = |buffer, width: usize| self.machine.read(buffer, 0, rows * width);
         let next = self.machine.read(assistant.next, 0, rows * assistant.width)?;
         match (&assistant.centroid_head, head) {

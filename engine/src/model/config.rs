@@ -50,7 +50,10 @@ pub struct Shape {
 impl Shape {
     /// Head dim of the layers of a kind.
     pub fn head_dim(&self, kind: LayerKind) -> Option<usize> {
-        self.layers.iter().find(|layer| layer.kind == kind).map(|layer| layer.head_dim)
+        self.layers
+            .iter()
+            .find(|layer| layer.kind == kind)
+            .map(|layer| layer.head_dim)
     }
 
     /// Radians per position of the pairs of a head: base^(-2i/d), divided by the file's divisors on full layers.
@@ -61,7 +64,9 @@ impl Shape {
         };
         (0..head_dim / 2)
             .map(|pair| {
-                let divisor = divisors.and_then(|all| all.get(pair)).map_or(1.0, |divisor| f64::from(*divisor));
+                let divisor = divisors
+                    .and_then(|all| all.get(pair))
+                    .map_or(1.0, |divisor| f64::from(*divisor));
                 (base.powf(-2.0 * pair as f64 / head_dim as f64) / divisor) as f32
             })
             .collect()
@@ -138,7 +143,9 @@ impl Keys<'_> {
 
     fn size(&self, suffix: &str) -> Result<Option<usize>, ModelError> {
         let key = self.key(suffix);
-        let Some(value) = self.metadata.u64(&key)? else { return Ok(None) };
+        let Some(value) = self.metadata.u64(&key)? else {
+            return Ok(None);
+        };
         let size = usize::try_from(value).ok().filter(|size| *size <= LARGEST);
         size.map(Some)
             .ok_or_else(|| self.bad(suffix, value, format!("at most {LARGEST} is possible")))
@@ -213,7 +220,11 @@ impl Keys<'_> {
         };
         if sliding.len() != layers {
             let found = format!("an array of {}", sliding.len());
-            return Err(self.bad(suffix, found, format!("it has to have one entry for each of {layers} layers")));
+            return Err(self.bad(
+                suffix,
+                found,
+                format!("it has to have one entry for each of {layers} layers"),
+            ));
         }
         let kind = |sliding| if sliding { LayerKind::Sliding } else { LayerKind::Full };
         Ok(sliding.into_iter().map(kind).collect())
@@ -316,7 +327,8 @@ impl TargetConfig {
                 return Err(keys.bad("attention.shared_kv_layers", shared, wanted));
             };
             if shape.layers[owner].kv_heads != shape.layers[index].kv_heads {
-                let wanted = format!("layer {index} shares the keys of layer {owner}, which has another number of heads");
+                let wanted =
+                    format!("layer {index} shares the keys of layer {owner}, which has another number of heads");
                 return Err(keys.bad("attention.head_count_kv", shape.layers[index].kv_heads, wanted));
             }
             shape.layers[index].kv_from = owner;
@@ -334,7 +346,9 @@ impl TargetConfig {
 
     /// The layer that owns what layers of a kind read last: the assistant attends to it.
     pub fn last_owner(&self, kind: LayerKind) -> Option<usize> {
-        self.shape.layers[..self.own_layers].iter().rposition(|layer| layer.kind == kind)
+        self.shape.layers[..self.own_layers]
+            .iter()
+            .rposition(|layer| layer.kind == kind)
     }
 }
 

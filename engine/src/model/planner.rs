@@ -150,7 +150,14 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn push(&mut self, label: &str, kernel: &'static str, settings: &[String], grid: [Count; 2], operands: Vec<Operand>) {
+    fn push(
+        &mut self,
+        label: &str,
+        kernel: &'static str,
+        settings: &[String],
+        grid: [Count; 2],
+        operands: Vec<Operand>,
+    ) {
         let [x, y] = grid;
         let kernel = KernelSpec::new(kernel, settings);
         self.plan.push(label, kernel, [x, y, Count::Fixed(1)], operands);
@@ -285,7 +292,13 @@ impl<'a> Planner<'a> {
         let scratch = *self.scratch;
         let label = |name: &str| format!("{}.{name}", weights.name);
         let hidden = self.shape.hidden;
-        self.norm(&label("attn_norm"), scratch.residual, weights.attn_norm, scratch.normed, hidden);
+        self.norm(
+            &label("attn_norm"),
+            scratch.residual,
+            weights.attn_norm,
+            scratch.normed,
+            hidden,
+        );
         let mut products = vec![("attn_q", &weights.query, scratch.query)];
         if let Some(own) = &weights.own {
             products.push(("attn_k", &own.key, scratch.key));
@@ -295,7 +308,11 @@ impl<'a> Planner<'a> {
         self.head_norm_rope(&label("attn_q_norm"), layer, weights);
         if let Some(own) = &weights.own {
             // a layer without a value projection normalises the raw key projection instead
-            let value = if own.value.is_some() { scratch.value } else { scratch.key };
+            let value = if own.value.is_some() {
+                scratch.value
+            } else {
+                scratch.key
+            };
             let operands = vec![
                 Operand::Buffer(scratch.key),
                 Operand::Buffer(value),
@@ -380,7 +397,13 @@ impl<'a> Planner<'a> {
         let scratch = *self.scratch;
         let label = |name: &str| format!("{}.{name}", weights.name);
         let hidden = self.shape.hidden;
-        self.norm(&label("ffn_norm"), scratch.residual, weights.ffn_norm, scratch.normed, hidden);
+        self.norm(
+            &label("ffn_norm"),
+            scratch.residual,
+            weights.ffn_norm,
+            scratch.normed,
+            hidden,
+        );
         let up = [
             ("ffn_gate", &weights.gate, scratch.gate),
             ("ffn_up", &weights.up, scratch.up),
@@ -432,7 +455,13 @@ impl<'a> Planner<'a> {
         };
         let operands = vec![Operand::Buffer(x), Operand::Count(count(1)), Operand::Real(cap)];
         let settings = [format!("threads={THREADS}")];
-        self.push("softcap", "softcap", &settings, [count(THREADS), Count::Fixed(1)], operands);
+        self.push(
+            "softcap",
+            "softcap",
+            &settings,
+            [count(THREADS), Count::Fixed(1)],
+            operands,
+        );
     }
 
     /// index\[t\] = position of the largest value of row t.
@@ -447,7 +476,13 @@ impl<'a> Planner<'a> {
         let mut operands = [x, values, indices].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(cols as u32));
         let settings = [format!("k={k}"), format!("threads={THREADS}")];
-        self.push("top_centroids", "top_k", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+        self.push(
+            "top_centroids",
+            "top_k",
+            &settings,
+            [Count::ROWS, Count::Fixed(1)],
+            operands,
+        );
     }
 
     /// Scores of the tokens of chosen centroids: buffers are ordering, centroids, x, scores, ids.
@@ -458,7 +493,13 @@ impl<'a> Planner<'a> {
         operands.extend([k, per, weight.cols].map(|size| Operand::Number(size as u32)));
         let settings = [format!("weight={}", weight.codec), format!("warps={WARPS}")];
         let blocks = Count::Fixed(((k * per) as u32).div_ceil(WARPS));
-        self.push("candidate_scores", "candidate_scores", &settings, [blocks, Count::ROWS], operands);
+        self.push(
+            "candidate_scores",
+            "candidate_scores",
+            &settings,
+            [blocks, Count::ROWS],
+            operands,
+        );
     }
 
     /// out\[t\] = ids\[t, index\[t\]\].
@@ -466,10 +507,7 @@ impl<'a> Planner<'a> {
         let mut operands = [ids, index, out].map(Operand::Buffer).to_vec();
         operands.extend([Operand::Count(Count::ROWS), Operand::Number(cols as u32)]);
         let settings = [format!("threads={THREADS}")];
-        let blocks = Count::Rows {
-            times: 1,
-            per: THREADS,
-        };
+        let blocks = Count::Rows { times: 1, per: THREADS };
         self.push("take", "take", &settings, [blocks, Count::Fixed(1)], operands);
     }
 
@@ -478,6 +516,12 @@ impl<'a> Planner<'a> {
         let mut operands = [scores, index, out].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(cols as u32));
         let settings = [format!("threads={THREADS}")];
-        self.push("confidence", "confidence", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+        self.push(
+            "confidence",
+            "confidence",
+            &settings,
+            [Count::ROWS, Count::Fixed(1)],
+            operands,
+        );
     }
 }

@@ -310,9 +310,7 @@ impl Target {
             let best: Vec<u32> = self.machine.read(self.buffers.best, 0, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(best).enumerate() {
                 if token as usize >= self.vocabulary {
-                    return Err(ModelError::NotFinite {
-                        position: row.position,
-                    });
+                    return Err(ModelError::NotFinite { position: row.position });
                 }
                 let logits = if row.want == Want::Logits {
                     let first = place * self.vocabulary;
@@ -382,11 +380,17 @@ impl Target {
             KvType::F32 => self.machine.read(buffer, first, count)?,
             KvType::F16 => {
                 let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values.into_iter().map(|bits| half::f16::from_bits(bits).to_f32()).collect()
+                values
+                    .into_iter()
+                    .map(|bits| half::f16::from_bits(bits).to_f32())
+                    .collect()
             }
             KvType::Bf16 => {
                 let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
+                values
+                    .into_iter()
+                    .map(|bits| half::bf16::from_bits(bits).to_f32())
+                    .collect()
             }
         })
     }
@@ -512,11 +516,7 @@ impl Network {
             ple: self.embeddings.as_ref().map(|embeddings| embeddings.combined),
             hidden: table.scratch("hidden", shape.hidden),
             output_rows: table.input("output_rows"),
-            logits: table.add(
-                "logits",
-                BufferKind::Scratch,
-                word(options.outputs * self.head.rows),
-            ),
+            logits: table.add("logits", BufferKind::Scratch, word(options.outputs * self.head.rows)),
             best: table.scratch("best", 1),
             keep_rows: table.add("keep_rows", BufferKind::Input, word(options.geometry.slots)),
         }
@@ -561,7 +561,13 @@ impl Network {
             head: for_each_tile(|tile| {
                 let mut planner = planner("head", tile);
                 let normed = buffers.scratch.normed;
-                planner.copy_rows("outputs", buffers.hidden, buffers.output_rows, normed, [hidden, hidden, 0]);
+                planner.copy_rows(
+                    "outputs",
+                    buffers.hidden,
+                    buffers.output_rows,
+                    normed,
+                    [hidden, hidden, 0],
+                );
                 planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
                 if let Some(cap) = config.softcap {
                     planner.softcap(buffers.logits, self.head.rows, cap);
@@ -590,7 +596,14 @@ impl Network {
             ..
         } = *embeddings;
         let width = embeddings.tokens.cols;
-        planner.embed("ple.token", &embeddings.tokens, tokens, token_part, width, root(config.ple));
+        planner.embed(
+            "ple.token",
+            &embeddings.tokens,
+            tokens,
+            token_part,
+            width,
+            root(config.ple),
+        );
         planner.products("ple", residual, &[("model_proj", &embeddings.project, context_part)]);
         planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
     }

@@ -106,11 +106,7 @@ pub struct LayerWeights {
 /// Where the contents of a constant come from.
 enum Source {
     /// Bytes of a tensor, from `start` on.
-    File {
-        tensor: String,
-        start: usize,
-        bytes: usize,
-    },
+    File { tensor: String, start: usize, bytes: usize },
     /// Made while loading.
     Made(Vec<u8>),
 }
@@ -179,7 +175,13 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix for embeddings, in as many parts as needed.
-    pub fn table(&mut self, table: &mut BufferTable, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+    pub fn table(
+        &mut self,
+        table: &mut BufferTable,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Weight, ModelError> {
         let info = self.tensor(name, &[cols, rows])?;
         let codec = info.kind.codec().ok_or_else(|| ModelError::UnsupportedType {
             name: info.name.to_string(),
@@ -221,7 +223,13 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix for products.
-    pub fn matrix(&mut self, table: &mut BufferTable, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+    pub fn matrix(
+        &mut self,
+        table: &mut BufferTable,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Weight, ModelError> {
         let weight = self.table(table, name, rows, cols)?;
         if weight.parts.len() > 1 {
             return Err(ModelError::TooLarge {
@@ -243,7 +251,12 @@ impl<'a> Loader<'a> {
         let bytes = self.file.bytes(info)?;
         let halves = || bytes.as_chunks::<2>().0.iter().copied();
         Ok(match info.kind.codec() {
-            Some("f32") => bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect(),
+            Some("f32") => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|word| f32::from_le_bytes(*word))
+                .collect(),
             Some("f16") => halves().map(|half| f16::from_le_bytes(half).to_f32()).collect(),
             Some("bf16") => halves().map(|half| bf16::from_le_bytes(half).to_f32()).collect(),
             _ => {
@@ -265,7 +278,12 @@ impl<'a> Loader<'a> {
             });
         }
         let bytes = self.file.bytes(info)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect())
+        Ok(bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|word| i32::from_le_bytes(*word))
+            .collect())
     }
 
     /// A constant that is not in the file.
@@ -292,7 +310,9 @@ impl<'a> Loader<'a> {
     /// Radians per position for the layers of both kinds.
     pub fn frequencies(&mut self, table: &mut BufferTable, shape: &Shape) -> Result<Frequencies, ModelError> {
         let mut made = |kind: LayerKind, name: &str| -> Result<Option<BufferId>, ModelError> {
-            let Some(head_dim) = shape.head_dim(kind) else { return Ok(None) };
+            let Some(head_dim) = shape.head_dim(kind) else {
+                return Ok(None);
+            };
             let divisors = if kind == LayerKind::Full && self.has("rope_freqs.weight") {
                 Some(self.values("rope_freqs.weight", head_dim / 2)?)
             } else {
@@ -334,7 +354,10 @@ impl<'a> Loader<'a> {
         (own, ple, inverse_frequency): (bool, usize, BufferId),
     ) -> Result<LayerWeights, ModelError> {
         let Layer {
-            head_dim, kv_heads, ffn, ..
+            head_dim,
+            kv_heads,
+            ffn,
+            ..
         } = shape.layers[index];
         let (hidden, all_heads) = (shape.hidden, shape.heads * head_dim);
         let name = format!("blk.{index}");
@@ -363,7 +386,11 @@ impl<'a> Loader<'a> {
             None
         };
         let scale = at("layer_output_scale");
-        let scale = if self.has(&scale) { self.values(&scale, 1)?[0] } else { 1.0 };
+        let scale = if self.has(&scale) {
+            self.values(&scale, 1)?[0]
+        } else {
+            1.0
+        };
         Ok(LayerWeights {
             attn_norm: self.vector(table, &at("attn_norm"), hidden)?,
             query: self.matrix(table, &at("attn_q"), all_heads, hidden)?,

@@ -172,7 +172,10 @@ impl Machine {
     ///
     /// # Errors
     /// A kernel that cannot be made or compiled.
-    pub fn load<'a>(&mut self, plans: impl IntoIterator<Item = &'a Plan>) -> Result<(usize, usize, Duration), PlanError> {
+    pub fn load<'a>(
+        &mut self,
+        plans: impl IntoIterator<Item = &'a Plan>,
+    ) -> Result<(usize, usize, Duration), PlanError> {
         let start = std::time::Instant::now();
         let mut wanted: Vec<&KernelSpec> = plans.into_iter().flat_map(|plan| &plan.kernels).collect();
         wanted.sort_unstable();

@@ -53,7 +53,10 @@ impl Candidates {
     fn gather(&mut self, logits: &[f32], best: f32, threshold: f64) {
         self.list.clear();
         self.sorted = 0;
-        let candidates = logits.iter().enumerate().filter(|(_, logit)| eligible(**logit, best, threshold));
+        let candidates = logits
+            .iter()
+            .enumerate()
+            .filter(|(_, logit)| eligible(**logit, best, threshold));
         self.list.extend(candidates.map(|(token, &logit)| Candidate {
             logit,
             token: token as u32,
@@ -88,7 +91,11 @@ impl Candidates {
 
     /// Keeps the smallest number of best candidates that have at least this much of all their probability.
     fn keep_probable(&mut self, best: f32, share: f64) {
-        let total: f64 = self.list.iter().map(|candidate| weight(candidate.logit, best, 1.0)).sum();
+        let total: f64 = self
+            .list
+            .iter()
+            .map(|candidate| weight(candidate.logit, best, 1.0))
+            .sum();
         let mut sum = 0.0;
         let mut kept = 0;
         while kept < self.list.len() {

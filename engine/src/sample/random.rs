@@ -52,7 +52,11 @@ mod tests {
                 last = cell;
             }
             let expected = 160_000.0 / 256.0;
-            let chi_square: f64 = cells.iter().flatten().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+            let chi_square: f64 = cells
+                .iter()
+                .flatten()
+                .map(|&n| (f64::from(n) - expected).powi(2) / expected)
+                .sum();
             // 255 degrees of freedom: 5 standard deviations of the normal approximation
             assert!(chi_square < 255.0 + 5.0 * (2.0_f64 * 255.0).sqrt(), "{chi_square}");
         }

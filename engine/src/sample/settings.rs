@@ -73,7 +73,12 @@ impl Settings {
     /// The first value that cannot.
     pub fn check(&self, vocabulary: usize) -> Result<(), SamplerError> {
         let numbers = [
-            ("temperature", self.temperature, 0.0..=f32::MAX, "a number from 0 (greedy)"),
+            (
+                "temperature",
+                self.temperature,
+                0.0..=f32::MAX,
+                "a number from 0 (greedy)",
+            ),
             ("top_p", self.top_p, 0.0..=1.0, "a number from 0 to 1 (off)"),
             ("min_p", self.min_p, 0.0..=1.0, "a number from 0 (off) to 1"),
             (
@@ -82,8 +87,18 @@ impl Settings {
                 f32::MIN_POSITIVE..=f32::MAX,
                 "a number above 0 (1 is off)",
             ),
-            ("presence_penalty", self.presence_penalty, f32::MIN..=f32::MAX, "a finite number (0 is off)"),
-            ("frequency_penalty", self.frequency_penalty, f32::MIN..=f32::MAX, "a finite number (0 is off)"),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                f32::MIN..=f32::MAX,
+                "a finite number (0 is off)",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                f32::MIN..=f32::MAX,
+                "a finite number (0 is off)",
+            ),
         ];
         for (name, value, range, wanted) in numbers {
             if !range.contains(&value) {
@@ -92,7 +107,11 @@ impl Settings {
         }
         for &(token, bias) in &self.logit_bias {
             if token as usize >= vocabulary {
-                return Err(SamplerError::Token { name: "logit_bias", token, vocabulary });
+                return Err(SamplerError::Token {
+                    name: "logit_bias",
+                    token,
+                    vocabulary,
+                });
             }
             if bias.is_nan() || bias == f32::INFINITY {
                 return Err(SamplerError::Value {

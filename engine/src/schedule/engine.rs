@@ -153,7 +153,12 @@ impl Engine {
             bytes: file.size() as u64,
             recommended,
             path,
-            service: Arc::new(ModelService::start(target, policy, options.queue, tokenizer.suppressed())?),
+            service: Arc::new(ModelService::start(
+                target,
+                policy,
+                options.queue,
+                tokenizer.suppressed(),
+            )?),
             tokenizer: Arc::new(tokenizer),
             template: Arc::new(template),
         };
@@ -228,7 +233,11 @@ fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool) ->
     }
     let round = slots * (drafts + 1);
     Ok(LoadOptions {
-        precision: if options.exact { Precision::Exact } else { Precision::Fast },
+        precision: if options.exact {
+            Precision::Exact
+        } else {
+            Precision::Fast
+        },
         kv: if options.exact { KvType::F32 } else { options.kv_k },
         geometry: Geometry {
             slots,

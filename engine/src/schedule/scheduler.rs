@@ -101,8 +101,12 @@ impl Answer {
         let depths = statistics.drafted_at.len().max(drafted);
         statistics.drafted_at.resize(depths, 0);
         statistics.accepted_at.resize(depths, 0);
-        statistics.drafted_at[..drafted].iter_mut().for_each(|count| *count += 1);
-        statistics.accepted_at[..accepted].iter_mut().for_each(|count| *count += 1);
+        statistics.drafted_at[..drafted]
+            .iter_mut()
+            .for_each(|count| *count += 1);
+        statistics.accepted_at[..accepted]
+            .iter_mut()
+            .for_each(|count| *count += 1);
     }
 }
 
@@ -292,7 +296,11 @@ impl Scheduler {
             let prompt = &answer.job.request.prompt;
             let count = (prompt.len() - done).min(limit - first);
             for (position, token) in prompt.iter().enumerate().skip(done).take(count) {
-                let want = if position + 1 == prompt.len() { answer.want() } else { Want::Nothing };
+                let want = if position + 1 == prompt.len() {
+                    answer.want()
+                } else {
+                    Want::Nothing
+                };
                 rows.push(Row {
                     token: *token,
                     slot: index as u32,
@@ -328,7 +336,9 @@ impl Scheduler {
                 });
             }
         }
-        let Some(steps) = limits.iter().copied().max() else { return Ok(drafts) };
+        let Some(steps) = limits.iter().copied().max() else {
+            return Ok(drafts);
+        };
         let chains = self.target.draft(&starts, steps)?;
         for ((start, chain), limit) in starts.iter().zip(chains).zip(limits) {
             drafts[start.slot as usize] = self.policy.cut(&chain, limit);
@@ -344,7 +354,9 @@ impl Scheduler {
         outputs: &mut impl Iterator<Item = Output>,
     ) -> Result<Option<usize>, StepError> {
         let slot = &mut self.slots[index];
-        let Some(answer) = &mut slot.answer else { return Ok(None) };
+        let Some(answer) = &mut slot.answer else {
+            return Ok(None);
+        };
         let done = slot.sequence.len();
         let prompt = &answer.job.request.prompt;
         slot.sequence.extend(&prompt[done..done + count]);
@@ -375,7 +387,9 @@ impl Scheduler {
         outputs: &mut impl Iterator<Item = Output>,
     ) -> Result<Option<usize>, StepError> {
         let slot = &mut self.slots[index];
-        let Some(answer) = &mut slot.answer else { return Ok(None) };
+        let Some(answer) = &mut slot.answer else {
+            return Ok(None);
+        };
         let before = slot.sequence.len();
         let mut mine: Vec<Option<Output>> = outputs.take(drafts.len() + 1).map(Some).collect();
         let ends = answer.job.request.end_tokens.clone();

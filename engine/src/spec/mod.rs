@@ -32,7 +32,10 @@ impl Policy {
 
     /// The drafts of a chain that are worth an evaluation.
     pub fn cut(&self, chain: &[Draft], limit: usize) -> Vec<u32> {
-        let likely = chain.iter().take(limit).take_while(|draft| draft.probability >= self.p_min);
+        let likely = chain
+            .iter()
+            .take(limit)
+            .take_while(|draft| draft.probability >= self.p_min);
         let tokens: Vec<u32> = likely.map(|draft| draft.token).collect();
         if tokens.len() < self.min { Vec::new() } else { tokens }
     }
@@ -89,7 +92,11 @@ mod tests {
         ];
         for (drafts, choices, emitted, accepted) in table {
             let verdict = verify(drafts, |row| Ok::<_, ()>(choices[row]), |token| token == 9).unwrap();
-            assert_eq!((verdict.emitted.as_slice(), verdict.accepted), (emitted, accepted), "{drafts:?}");
+            assert_eq!(
+                (verdict.emitted.as_slice(), verdict.accepted),
+                (emitted, accepted),
+                "{drafts:?}"
+            );
         }
     }
 
@@ -115,14 +122,24 @@ mod tests {
             (10, 100, 1, 0),
             (10, 100, 0, 0),
         ] {
-            assert_eq!(policy.limit(valid, context, remaining), limit, "{valid} {context} {remaining}");
+            assert_eq!(
+                policy.limit(valid, context, remaining),
+                limit,
+                "{valid} {context} {remaining}"
+            );
         }
     }
 
     #[test]
     fn unlikely_and_short_chains_are_dropped() {
         let chain = [0.9, 0.5, 0.8].map(|probability| Draft { token: 3, probability });
-        for (min, p_min, limit, kept) in [(0, 0.0, 3, 3), (0, 0.0, 2, 2), (0, 0.6, 3, 1), (2, 0.6, 3, 0), (0, 0.95, 3, 0)] {
+        for (min, p_min, limit, kept) in [
+            (0, 0.0, 3, 3),
+            (0, 0.0, 2, 2),
+            (0, 0.6, 3, 1),
+            (2, 0.6, 3, 0),
+            (0, 0.95, 3, 0),
+        ] {
             let policy = Policy { max: 3, min, p_min };
             assert_eq!(policy.cut(&chain, limit).len(), kept, "{min} {p_min} {limit}");
         }

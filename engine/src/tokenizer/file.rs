@@ -16,7 +16,9 @@ impl Vocabulary {
         let key = |name: &str| format!("{PREFIX}{name}");
         let model = metadata.need(&key("model"))?.str()?;
         if model != MODEL {
-            return Err(TokenizerError::Model { found: model.to_owned() });
+            return Err(TokenizerError::Model {
+                found: model.to_owned(),
+            });
         }
         let pre = metadata.str(&key("pre"))?;
         if let Some(pre) = pre.filter(|pre| *pre != MODEL) {
@@ -31,7 +33,9 @@ impl Vocabulary {
         });
         // Some writers say "none" with the largest or a negative number.
         let id = |name: &str| -> Result<Option<u32>, TokenizerError> {
-            let Some(field) = metadata.get(&key(name)) else { return Ok(None) };
+            let Some(field) = metadata.get(&key(name)) else {
+                return Ok(None);
+            };
             match field.value().integer() {
                 Some(-1) => Ok(None),
                 Some(none) if none == i128::from(u32::MAX) => Ok(None),

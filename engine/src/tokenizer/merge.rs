@@ -69,7 +69,11 @@ fn class(character: char) -> Option<usize> {
 
 impl Merger {
     /// `pieces` are the tokens that text may become, with their ids; of equal texts the first counts.
-    pub(super) fn new<'a>(pieces: impl Iterator<Item = (u32, &'a str)>, lines: &[Line], texts: &[Option<&str>]) -> Self {
+    pub(super) fn new<'a>(
+        pieces: impl Iterator<Item = (u32, &'a str)>,
+        lines: &[Line],
+        texts: &[Option<&str>],
+    ) -> Self {
         let mut merger = Self {
             merges: FxHashMap::with_capacity_and_hasher(lines.len(), Default::default()),
             pages: vec![0; 0x11_0000 / 256],
@@ -183,7 +187,9 @@ impl<'a> Run<'a> {
             ' ' => (at, SPACE_CHARACTER),
             other => (at, other),
         });
-        let Some((mut start, first)) = characters.next() else { return };
+        let Some((mut start, first)) = characters.next() else {
+            return;
+        };
         let mut last = first;
         self.symbols.clear();
         self.symbols.push(merger.symbol(first));
@@ -360,7 +366,9 @@ impl Long {
             self.queue(at);
         }
         while let Some(Reverse(rank)) = self.ranks.pop() {
-            let Some(mut bucket) = self.buckets.remove(&rank) else { continue };
+            let Some(mut bucket) = self.buckets.remove(&rank) else {
+                continue;
+            };
             if !bucket.open {
                 bucket.open = true;
                 bucket.early.sort_unstable();

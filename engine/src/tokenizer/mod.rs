@@ -145,7 +145,9 @@ pub enum TokenizerError {
         limit: usize,
     },
     /// Two arrays that belong together do not fit.
-    #[error("`tokenizer.ggml.tokens` has {tokens} entries and `tokenizer.ggml.token_type` has {kinds}; one type a token")]
+    #[error(
+        "`tokenizer.ggml.tokens` has {tokens} entries and `tokenizer.ggml.token_type` has {kinds}; one type a token"
+    )]
     Lengths {
         /// Tokens.
         tokens: usize,
@@ -294,13 +296,16 @@ impl Tokenizer {
             }
         }
         if odd > 0 {
-            tracing::warn!("{odd} special or byte tokens of the vocabulary are spelled as none and never found in text");
+            tracing::warn!(
+                "{odd} special or byte tokens of the vocabulary are spelled as none and never found in text"
+            );
         }
         let finder = Finder::new(patterns);
 
         let is_piece = |id: u32| {
             let id = id as usize;
-            matches!(kinds[id], Kind::Normal | Kind::UserDefined | Kind::Unused) && texts[id].is_some_and(|t| !t.is_empty())
+            matches!(kinds[id], Kind::Normal | Kind::UserDefined | Kind::Unused)
+                && texts[id].is_some_and(|t| !t.is_empty())
         };
         let lines = merge_lines(&merges, &ids, is_piece);
         let pieces = (0..len as u32).filter(|&id| is_piece(id));

@@ -8,14 +8,16 @@ use tilekiln::model::{Target, Want};
 use tilekiln::spec::{Verdict, verify};
 use tilekiln_runtime::device::Device;
 
-use crate::support::{Case, Distance, EXACT, cases, devices, load, open, rows, tokens};
+use crate::support::{Case, Distance, EXACT, cases, devices, in_full, load, open, rows, tokens};
 
 /// The target that an assistant's golden file was made with: the f32 or BF16 one, or its own type.
 fn target_of(assistant: &str) -> File {
     let (family, kind) = assistant.split_once("_assistant.").unwrap();
     let folder = crate::support::folder().unwrap();
     let kinds = [kind, "bf16", "f32"];
-    let found = kinds.into_iter().find(|kind| folder.join(format!("{family}.{kind}.gguf")).exists());
+    let found = kinds
+        .into_iter()
+        .find(|kind| folder.join(format!("{family}.{kind}.gguf")).exists());
     open(&format!("{family}.{}", found.unwrap()))
 }
 
@@ -30,7 +32,11 @@ pub fn pairs() -> Vec<(Case, Vec<File>, File)> {
         }
         let legacy = format!("{}_legacy", case.name);
         let mut layouts = vec![open(&case.name)];
-        if crate::support::folder().unwrap().join(format!("{legacy}.gguf")).exists() {
+        if crate::support::folder()
+            .unwrap()
+            .join(format!("{legacy}.gguf"))
+            .exists()
+        {
             layouts.push(open(&legacy));
         }
         pairs.push((case, layouts, target));
@@ -72,7 +78,11 @@ fn check_chain(target: &mut Target, case: &Case, prompt: &str, device: &Arc<dyn 
     let ids = tokens(golden, &format!("{prompt}.prompt"));
     let what = format!("{} {prompt} on {}", case.name, device.properties().name);
     let token = prefill(target, 1, &ids);
-    assert_eq!([token].as_slice(), tokens(golden, &format!("{prompt}.last_token")), "{what}");
+    assert_eq!(
+        [token].as_slice(),
+        tokens(golden, &format!("{prompt}.last_token")),
+        "{what}"
+    );
     let start = DraftStart {
         slot: 1,
         token,
@@ -86,7 +96,11 @@ fn check_chain(target: &mut Target, case: &Case, prompt: &str, device: &Arc<dyn 
         let want_next = golden.f32(&format!("{prompt}.{name}.h_next")).unwrap();
         let (drafts, traces) = target.draft_traced(head, &[start], want_next.shape[0]).unwrap();
         let drafted: Vec<u32> = drafts[0].iter().map(|draft| draft.token).collect();
-        assert_eq!(drafted, tokens(golden, &format!("{prompt}.{name}.draft_tokens")), "{what} {name}");
+        assert_eq!(
+            drafted,
+            tokens(golden, &format!("{prompt}.{name}.draft_tokens")),
+            "{what} {name}"
+        );
         let mut centroids = Vec::new();
         for ((trace, want), next) in traces.iter().zip(want_logits.rows()).zip(want_next.rows()) {
             Distance::between(&trace.next, next).assert_exact(&format!("{what} {name} next hidden vector"));
@@ -104,7 +118,11 @@ fn check_chain(target: &mut Target, case: &Case, prompt: &str, device: &Arc<dyn 
             Distance::between(&scores, want).assert_exact(&format!("{what} {name} scores"));
         }
         if head == Head::Centroids {
-            assert_eq!(centroids, tokens(golden, &format!("{prompt}.ordered.top_centroids")), "{what}");
+            assert_eq!(
+                centroids,
+                tokens(golden, &format!("{prompt}.ordered.top_centroids")),
+                "{what}"
+            );
         }
         for draft in &drafts[0] {
             assert!(draft.probability > 0.0 && draft.probability <= 1.0, "{what}: {draft:?}");
@@ -129,7 +147,10 @@ fn sequences_are_drafted_for_together_as_apart() {
                 })
                 .collect();
             let together = target.draft(&starts, 4).unwrap();
-            let apart: Vec<_> = starts.iter().map(|start| target.draft(&[*start], 4).unwrap().remove(0)).collect();
+            let apart: Vec<_> = starts
+                .iter()
+                .map(|start| target.draft(&[*start], 4).unwrap().remove(0))
+                .collect();
             assert_eq!(together, apart, "{}", case.name);
         }
     }
@@ -159,7 +180,11 @@ fn forced_drafts_are_accepted_as_far_as_they_are_right() {
                 let drafts = tokens(golden, &format!("verify.{right}.draft"));
                 let (verdict, hidden) = round(&mut target, 0, prompt.len(), newest, &drafts);
                 assert_eq!(verdict.accepted, right, "{what}");
-                assert_eq!(verdict.emitted, tokens(golden, &format!("verify.{right}.emitted")), "{what}");
+                assert_eq!(
+                    verdict.emitted,
+                    tokens(golden, &format!("verify.{right}.emitted")),
+                    "{what}"
+                );
                 let want = golden.f32(&format!("verify.{right}.h_after")).unwrap();
                 Distance::between(&hidden, &want.values).assert_exact(&what);
             }
@@ -184,7 +209,8 @@ fn rounds_are_those_of_the_reference() {
                     let ids = tokens(golden, &format!("{prompt}.prompt"));
                     let mut emitted = vec![prefill(&mut target, 0, &ids)];
                     let mut accepted = Vec::new();
-                    for want in want_drafts.rows() {
+                    let rounds = if in_full(&device) { want_drafts.rows().len() } else { 3 };
+                    for want in want_drafts.rows().take(rounds) {
                         let newest = *emitted.last().unwrap();
                         let position = ids.len() + emitted.len() - 1;
                         let start = DraftStart {
@@ -194,14 +220,19 @@ fn rounds_are_those_of_the_reference() {
                         };
                         let (chains, _) = target.draft_traced(head, &[start], want.len()).unwrap();
                         let drafts: Vec<u32> = chains[0].iter().map(|draft| draft.token).collect();
-                        assert_eq!(drafts, want.iter().map(|token| *token as u32).collect::<Vec<_>>(), "{what}");
+                        assert_eq!(
+                            drafts,
+                            want.iter().map(|token| *token as u32).collect::<Vec<_>>(),
+                            "{what}"
+                        );
                         let (verdict, _) = round(&mut target, 0, position, newest, &drafts);
                         accepted.push(verdict.accepted as u32);
                         emitted.extend(verdict.emitted);
                     }
-                    assert_eq!(accepted, tokens(golden, &format!("{run}.accepted")), "{what}");
+                    assert_eq!(accepted, tokens(golden, &format!("{run}.accepted"))[..rounds], "{what}");
                     let want = tokens(golden, &format!("{run}.emitted"));
-                    assert_eq!(emitted[..want.len()], want, "{what}");
+                    let common = want.len().min(emitted.len());
+                    assert_eq!(emitted[..common], want[..common], "{what}");
                 }
             }
         }

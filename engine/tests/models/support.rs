@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tilekiln::gguf::File;
 use tilekiln::kv::{Geometry, KvType};
 use tilekiln::model::{LoadOptions, Precision, Row, Target, Want};
+use tilekiln_dsl::target::Vendor;
 use tilekiln_runtime::cuda::CudaDevice;
 use tilekiln_runtime::device::Device;
 use tilekiln_runtime::host::HostDevice;
@@ -29,7 +30,10 @@ pub fn folder() -> Option<PathBuf> {
 
 /// Opens a file of the golden folder.
 pub fn open(name: &str) -> File {
-    let path = shared_folder().unwrap().join("golden/gemma4").join(format!("{name}.gguf"));
+    let path = shared_folder()
+        .unwrap()
+        .join("golden/gemma4")
+        .join(format!("{name}.gguf"));
     File::open(&path).unwrap()
 }
 
@@ -55,7 +59,11 @@ pub fn cases(architecture: &str) -> Vec<Case> {
         experts == 0 && metadata.str("general.architecture").unwrap() == Some(architecture)
     };
     let cases: Vec<Case> = cases.filter(wanted).collect();
-    assert!(!cases.is_empty(), "no golden files of {architecture} in {}", folder.display());
+    assert!(
+        !cases.is_empty(),
+        "no golden files of {architecture} in {}",
+        folder.display()
+    );
     cases
 }
 
@@ -70,6 +78,15 @@ pub fn devices() -> Vec<Arc<dyn Device>> {
         devices.push(Arc::new(cuda));
     }
     devices
+}
+
+/// Environment variable that makes the CPU do everything that a GPU does.
+const FULL_VARIABLE: &str = "TILEKILN_FULL";
+
+/// Whether a test does everything on this device. The CPU does a sample of the long ones, unless `TILEKILN_FULL` is set:
+/// all of them take it half an hour.
+pub fn in_full(device: &Arc<dyn Device>) -> bool {
+    device.properties().target.vendor != Vendor::Host || std::env::var_os(FULL_VARIABLE).is_some()
 }
 
 /// f32 throughout.
@@ -113,7 +130,13 @@ pub fn rows(slot: u32, first: usize, tokens: &[u32], want: Want) -> Vec<Row> {
 
 /// Tokens of a golden file.
 pub fn tokens(golden: &Golden, name: &str) -> Vec<u32> {
-    golden.i32(name).unwrap().values.into_iter().map(|token| token as u32).collect()
+    golden
+        .i32(name)
+        .unwrap()
+        .values
+        .into_iter()
+        .map(|token| token as u32)
+        .collect()
 }
 
 /// How far two lists of numbers are apart.

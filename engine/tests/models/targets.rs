@@ -4,7 +4,7 @@ use tilekiln::model::config::LayerKind;
 use tilekiln::model::{Target, Want};
 use tilekiln_tests::golden::Golden;
 
-use crate::support::{Case, Distance, EXACT, FAST, argmax, cases, devices, load, rows, tokens};
+use crate::support::{Case, Distance, EXACT, FAST, argmax, cases, devices, in_full, load, rows, tokens};
 
 /// Logits of all positions, evaluated in chunks.
 fn logits(target: &mut Target, slot: u32, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -60,7 +60,10 @@ fn follow_greedily(target: &mut Target, golden: &Golden, (slot, prompt): (u32, &
     let mut next = target.forward(&rows(slot, last, &ids[last..], Want::Token)).unwrap()[0].token;
     for (step, want) in want_logits.rows().enumerate() {
         assert_eq!(next, want_tokens[step], "{what}, greedy token {step}");
-        let output = target.forward(&rows(slot, ids.len() + step, &[next], Want::Logits)).unwrap().remove(0);
+        let output = target
+            .forward(&rows(slot, ids.len() + step, &[next], Want::Logits))
+            .unwrap()
+            .remove(0);
         let got = output.logits.unwrap();
         Distance::between(&got, want).assert_exact(&format!("{what}, greedy logits {step}"));
         next = output.token;
@@ -124,7 +127,10 @@ fn fast_logits_are_within_the_tolerance_of_int8() {
                     }
                 }
             }
-            assert!(equal * 10 >= count * 9, "{name}: argmax agrees at {equal} of {count} positions");
+            assert!(
+                equal * 10 >= count * 9,
+                "{name}: argmax agrees at {equal} of {count} positions"
+            );
         }
     }
 }
@@ -134,7 +140,10 @@ fn fast_logits_are_within_the_tolerance_of_int8() {
 fn a_row_does_not_depend_on_the_rows_beside_it() {
     for device in devices() {
         for Case { name, file, golden } in cases("gemma4") {
-            let ids = tokens(&golden, "p1.input_ids");
+            let mut ids = tokens(&golden, "p1.input_ids");
+            if !in_full(&device) {
+                ids.truncate(18);
+            }
             for mode in [EXACT, FAST] {
                 let mut target = load(&device, &file, None, mode, (3, 32));
                 let together = logits(&mut target, 0, &ids, 32);

@@ -34,8 +34,31 @@ pub const SPECIAL: [(&str, Kind); 20] = [
 /// Special tokens, runs of newlines, bytes, printable ASCII without capitals, and what these merges make.
 pub fn small_vocabulary() -> Vocabulary {
     let merges = [
-        "h e", "l l", "t h", "th e", "he ll", "hell o", "▁ t", "▁ the", "▁t he", "▁ ▁", "▁▁ ▁▁", "▁▁ ▁", "a a", "aa a",
-        "aa aa", "aaaa aaaa", "a b", "b c", "ab c", "a bc", "bc d", "🙂 🙂", "< |", "1 2", "12 3",
+        "h e",
+        "l l",
+        "t h",
+        "th e",
+        "he ll",
+        "hell o",
+        "▁ t",
+        "▁ the",
+        "▁t he",
+        "▁ ▁",
+        "▁▁ ▁▁",
+        "▁▁ ▁",
+        "a a",
+        "aa a",
+        "aa aa",
+        "aaaa aaaa",
+        "a b",
+        "b c",
+        "ab c",
+        "a bc",
+        "bc d",
+        "🙂 🙂",
+        "< |",
+        "1 2",
+        "12 3",
     ];
     let mut vocabulary = Vocabulary::default();
     let mut push = |text: String, kind: Kind| {
@@ -113,13 +136,22 @@ pub fn golden_vocabulary(path: &Path) -> Vocabulary {
 /// Encodes with special tokens parsed. Tries every special token at every place and looks for the best pair in the
 /// whole text before each merge.
 pub fn naive_encode(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
-    let texts: Vec<&str> = vocabulary.tokens.iter().map(|token| std::str::from_utf8(token).unwrap()).collect();
+    let texts: Vec<&str> = vocabulary
+        .tokens
+        .iter()
+        .map(|token| std::str::from_utf8(token).unwrap())
+        .collect();
     let specials = texts.iter().zip(&vocabulary.kinds).enumerate();
     let specials: Vec<(u32, &str)> = specials
         .filter(|(_, (_, kind))| matches!(kind, Kind::Control | Kind::UserDefined))
         .map(|(id, (text, _))| (id as u32, *text))
         .collect();
-    let ids: HashMap<&str, u32> = texts.iter().enumerate().rev().map(|(id, text)| (*text, id as u32)).collect();
+    let ids: HashMap<&str, u32> = texts
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(id, text)| (*text, id as u32))
+        .collect();
     let ranks: HashMap<(&str, &str), usize> = vocabulary
         .merges
         .iter()
@@ -193,10 +225,14 @@ pub fn large_vocabulary() -> Vocabulary {
             add(text.repeat(count), &mut known, &mut vocabulary);
         }
     }
-    let syllables = ["the", "ing", "er", "an", "re", "ou", "st", "qu", "ion", "le", "at", "mi", "so", "lu"];
+    let syllables = [
+        "the", "ing", "er", "an", "re", "ou", "st", "qu", "ion", "le", "at", "mi", "so", "lu",
+    ];
     let letters: Vec<String> = ('a'..='z').map(String::from).collect();
     let join = |left: &[String], right: &[String]| -> Vec<String> {
-        left.iter().flat_map(|l| right.iter().map(move |r| format!("{l}{r}"))).collect()
+        left.iter()
+            .flat_map(|l| right.iter().map(move |r| format!("{l}{r}")))
+            .collect()
     };
     let pairs = join(&letters, &letters);
     let triples = join(&pairs, &letters);

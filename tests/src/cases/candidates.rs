@@ -27,7 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn check(trial: &mut Trial<'_>, format: Format, warps: usize) -> Result<(), CaseError> {
     // clusters, candidates of each, columns in units of 32 values, tokens
     let shapes = match trial.extent {
-        Extent::Small => vec![(1..=1, 1..=1, 1..=1, 1..=1), (11..=13, 1..=11, 31..=60, 1..=1)],
+        Extent::Small => vec![(1..=1, 1..=1, 1..=1, 1..=1), (1..=13, 1..=11, 31..=41, 1..=1)],
         Extent::Medium => vec![(1..=1, 1..=1, 1..=1, 1..=1), (11..=13, 11..=13, 31..=60, 11..=11)],
         Extent::Large => vec![(1..=1, 1..=1, 1..=1, 1..=1), (101..=130, 31..=60, 11..=40, 11..=13)],
     };
