@@ -163,7 +163,7 @@ impl<'a> Loader<'a> {
             let ones = dims.iter().rev().take_while(|dim| **dim == 1).count();
             dims[..dims.len() - ones.min(dims.len() - 1)].to_vec()
         };
-        let found: Vec<usize> = info.dims.iter().map(|dim| *dim as usize).collect();
+        let found = info.dims.to_vec();
         if strip(&found) != strip(dims) {
             return Err(ModelError::WrongShape {
                 name,
@@ -318,7 +318,11 @@ impl<'a> Loader<'a> {
             } else {
                 None
             };
-            if let Some(bad) = divisors.iter().flatten().find(|divisor| !(**divisor > 0.0)) {
+            if let Some(bad) = divisors
+                .iter()
+                .flatten()
+                .find(|divisor| divisor.is_nan() || **divisor <= 0.0)
+            {
                 return Err(ModelError::BadValue {
                     key: "rope_freqs.weight".to_owned(),
                     found: bad.to_string(),

@@ -22,8 +22,9 @@ use crate::spec::Policy;
 use crate::synth;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// Rows whose logits are computed together, at most: more are done in several turns.
-const MOST_OUTPUTS: usize = 64;
+/// Rows whose logits are computed together: at least what one read of the weights serves, at most what memory is for.
+/// More are done in several turns.
+const OUTPUTS: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// Why an engine cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -244,7 +245,7 @@ fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool) ->
             context,
             max_rows: options.chunk.clamp(1, context).max(round),
         },
-        outputs: round.min(MOST_OUTPUTS),
+        outputs: round.clamp(*OUTPUTS.start(), *OUTPUTS.end()),
     })
 }
 

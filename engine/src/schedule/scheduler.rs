@@ -23,15 +23,6 @@ pub(super) struct Job {
     pub events: UnboundedSender<Event>,
 }
 
-/// Why a step failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum StepError {
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Sampler(#[from] NoChoice),
-}
-
 /// Where an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -65,7 +56,7 @@ impl Answer {
     }
 
     /// Chooses from one row of logits and tells who asked.
-    fn choose(&mut self, output: Output) -> Result<u32, StepError> {
+    fn choose(&mut self, output: Output) -> Result<u32, NoChoice> {
         let (logprobs, token);
         match output.logits {
             Some(mut logits) => {
@@ -213,7 +204,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// Those of the model. Nothing of the step is kept then; call [`Self::fail`].
-    pub fn step(&mut self) -> Result<(), StepError> {
+    pub fn step(&mut self) -> Result<(), ModelError> {
         self.drop_cancelled();
         let (rows, shares) = self.batch()?;
         if rows.is_empty() {
@@ -224,15 +215,18 @@ impl Scheduler {
         for share in shares {
             let index = share.slot;
             let row = match share.kind {
-                ShareKind::Prompt(count) => self.finish_prompt(index, count, &mut outputs)?,
-                ShareKind::Decode { newest, drafts } => self.finish_round(index, newest, &drafts, &mut outputs)?,
+                ShareKind::Prompt(count) => self.finish_prompt(index, count, &mut outputs),
+                ShareKind::Decode { newest, drafts } => self.finish_round(index, newest, &drafts, &mut outputs),
             };
-            if let Some(row) = row {
-                keep.push((index as u32, share.first + row));
+            match row {
+                Ok(Some(row)) => keep.push((index as u32, share.first + row)),
+                Ok(None) => {}
+                // the fault of one request: the others go on
+                Err(error) => self.refuse(index, &error.to_string()),
             }
         }
         if self.policy.max > 0 && !keep.is_empty() {
-            self.target.keep_hidden(&keep).map_err(ModelError::from)?;
+            self.target.keep_hidden(&keep)?;
         }
         Ok(())
     }
@@ -255,8 +249,15 @@ impl Scheduler {
         }
     }
 
+    /// Ends one answer with an error.
+    fn refuse(&mut self, index: usize, reason: &str) {
+        if let Some(answer) = self.slots[index].answer.take() {
+            answer.send(Event::Failed(reason.to_owned()));
+        }
+    }
+
     /// The rows of the next step, and whose they are.
-    fn batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), StepError> {
+    fn batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), ModelError> {
         let drafts = self.draft()?;
         let mut rows = Vec::new();
         let mut shares = Vec::new();
@@ -317,7 +318,7 @@ impl Scheduler {
     }
 
     /// Drafts for each slot; none where nothing is drafted.
-    fn draft(&mut self) -> Result<Vec<Vec<u32>>, StepError> {
+    fn draft(&mut self) -> Result<Vec<Vec<u32>>, ModelError> {
         let mut drafts = vec![Vec::new(); self.slots.len()];
         let context = self.target.options().geometry.context;
         let mut starts = Vec::new();
@@ -352,7 +353,7 @@ impl Scheduler {
         index: usize,
         count: usize,
         outputs: &mut impl Iterator<Item = Output>,
-    ) -> Result<Option<usize>, StepError> {
+    ) -> Result<Option<usize>, NoChoice> {
         let slot = &mut self.slots[index];
         let Some(answer) = &mut slot.answer else {
             return Ok(None);
@@ -385,29 +386,29 @@ impl Scheduler {
         newest: u32,
         drafts: &[u32],
         outputs: &mut impl Iterator<Item = Output>,
-    ) -> Result<Option<usize>, StepError> {
+    ) -> Result<Option<usize>, NoChoice> {
         let slot = &mut self.slots[index];
         let Some(answer) = &mut slot.answer else {
             return Ok(None);
         };
         let before = slot.sequence.len();
+        // the step wrote all of them, whatever becomes of them
+        slot.sequence.extend(&[newest]);
+        slot.sequence.extend(drafts);
+        slot.sequence.truncate(before);
         let mut mine: Vec<Option<Output>> = outputs.take(drafts.len() + 1).map(Some).collect();
         let ends = answer.job.request.end_tokens.clone();
         let verdict = verify(
             drafts,
             |row| match mine.get_mut(row).and_then(Option::take) {
                 Some(output) => answer.choose(output),
-                None => Err(ModelError::NotFinite {
-                    position: (before + row) as u32,
-                }
-                .into()),
+                None => Err(NoChoice::NotANumber),
             },
             |token| ends.contains(&token),
         )?;
         answer.count_round(drafts.len(), verdict.accepted);
         slot.sequence.extend(&[newest]);
-        slot.sequence.extend(drafts);
-        slot.sequence.truncate(before + 1 + verdict.accepted);
+        slot.sequence.extend(&drafts[..verdict.accepted]);
         let last = verdict.emitted.last().copied().unwrap_or(newest);
         answer.phase = Phase::Decode(last);
         Ok(self.go_on(index, last).then_some(verdict.accepted))

@@ -81,22 +81,17 @@ mod tests {
     /// (drafts, the target's choices, emitted, accepted); 9 is the end token.
     #[test]
     fn drafts_are_confirmed_up_to_the_first_difference() {
-        let table: [(&[u32], &[u32], &[u32], usize); 7] = [
-            (&[], &[5], &[5], 0),
-            (&[5, 6], &[5, 6, 7], &[5, 6, 7], 2),
-            (&[5, 6], &[5, 8, 7], &[5, 8], 1),
-            (&[5, 6], &[4, 6, 7], &[4], 0),
-            (&[5, 9, 6], &[5, 9, 6, 7], &[5, 9], 2),
-            (&[5, 6], &[9, 6, 7], &[9], 0),
-            (&[5], &[5, 9], &[5, 9], 1),
-        ];
-        for (drafts, choices, emitted, accepted) in table {
-            let verdict = verify(drafts, |row| Ok::<_, ()>(choices[row]), |token| token == 9).unwrap();
-            assert_eq!(
-                (verdict.emitted.as_slice(), verdict.accepted),
-                (emitted, accepted),
-                "{drafts:?}"
-            );
+        for (drafts, choices, emitted, accepted) in [
+            (vec![], vec![5], vec![5], 0),
+            (vec![5, 6], vec![5, 6, 7], vec![5, 6, 7], 2),
+            (vec![5, 6], vec![5, 8, 7], vec![5, 8], 1),
+            (vec![5, 6], vec![4, 6, 7], vec![4], 0),
+            (vec![5, 9, 6], vec![5, 9, 6, 7], vec![5, 9], 2),
+            (vec![5, 6], vec![9, 6, 7], vec![9], 0),
+            (vec![5], vec![5, 9], vec![5, 9], 1),
+        ] {
+            let verdict = verify(&drafts, |row| Ok::<_, ()>(choices[row]), |token| token == 9).unwrap();
+            assert_eq!((verdict.emitted, verdict.accepted), (emitted, accepted), "{drafts:?}");
         }
     }
 

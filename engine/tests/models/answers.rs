@@ -218,6 +218,15 @@ fn requests_end_as_they_should() {
             }
         }
 
+        // what one request makes impossible is its own failure
+        let mut impossible = plain(4);
+        impossible.sampling.logit_bias = (0..768).map(|token| (token, f32::NEG_INFINITY)).collect();
+        let other = service.submit(plain(4)).unwrap();
+        let mut ticket = service.submit(impossible).unwrap();
+        let mut events = std::iter::from_fn(|| ticket.events.blocking_recv());
+        assert!(events.any(|event| matches!(event, Event::Failed(reason) if reason.contains("ruled out"))));
+        assert_eq!(collect(other).tokens, greedy[..4]);
+
         // dropping a ticket makes room
         drop(service.submit(plain(100_000)).unwrap());
         assert_eq!(answer(&service, plain(2)).tokens, greedy[..2]);
