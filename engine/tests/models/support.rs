@@ -107,7 +107,7 @@ pub fn load(
         kv,
         geometry: Geometry {
             slots,
-            context: 256,
+            context: 96,
             max_rows,
         },
         outputs: 16,
