@@ -1,14 +1,15 @@
 //! OpenAI's Python client against the server.
 
 mod server_support;
+mod support;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use server_support::{Listening, Scripted, application};
+use support::Serving;
 use tilekiln::server::{Application, Server, Settings};
 use tilekiln_tests::requirement::require;
 
@@ -32,11 +33,11 @@ fn python() -> Result<String, String> {
 }
 
 /// Runs the client's script against a server.
-fn client(python: &str, address: SocketAddr, arguments: &[&str]) {
+fn client(python: &str, url: &str, arguments: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai_client.py");
     let output = Command::new(python)
         .arg(script)
-        .arg(format!("http://{address}/v1"))
+        .arg(format!("{url}/v1"))
         .args(arguments)
         .env("NO_PROXY", "127.0.0.1")
         .env("no_proxy", "127.0.0.1")
@@ -68,7 +69,7 @@ fn talks_to(application: Application, arguments: &[&str]) {
     server.ready(application);
     let listening = Listening::new(server);
     let arguments: Vec<&str> = [model.as_str()].into_iter().chain(arguments.iter().copied()).collect();
-    client(&python, listening.address, &arguments);
+    client(&python, &format!("http://{}", listening.address), &arguments);
 }
 
 #[test]
@@ -78,6 +79,7 @@ fn the_client_talks_to_the_stand_in() {
         ..Scripted::new()
     });
     let arguments = [
+        "48",
         "say:Übermorgen, the 3rd, we read it again.",
         "say:<call>add {\"a\": 1, \"b\": 2}</call>",
     ];
@@ -87,4 +89,26 @@ fn the_client_talks_to_the_stand_in() {
         0,
         "what the client left is cancelled"
     );
+}
+
+/// The program itself, with the demo model and its assistant: two slots, more clients than slots.
+#[test]
+fn the_client_talks_to_the_program() {
+    let Some(python) = require("openai", python()) else {
+        return;
+    };
+    let serving = Serving::start(&[
+        "-np",
+        "2",
+        "-c",
+        "4096",
+        "--api-key",
+        "sesame",
+        "-a",
+        "demo",
+        "--device",
+        "host",
+    ]);
+    client(&python, &serving.url, &["demo", "8", "hello"]);
+    serving.end();
 }

@@ -1,8 +1,8 @@
 """What OpenAI's own client makes of a server.
 
-usage: openai_client.py BASE_URL MODEL PROMPT [CALLING_PROMPT]
+usage: openai_client.py BASE_URL MODEL LIMIT PROMPT [CALLING_PROMPT]
 
-PROMPT has to give some text at temperature 0, the same every time. CALLING_PROMPT has to give a call of `add`.
+LIMIT is the number of tokens to ask for at most. PROMPT has to give some text at temperature 0, the same every time. CALLING_PROMPT has to give a call of `add`.
 Prints `checked N` at the end; any exception is a failure.
 """
 
@@ -12,11 +12,12 @@ import sys
 
 import openai
 
-base_url, model, prompt = sys.argv[1:4]
-calling_prompt = sys.argv[4] if len(sys.argv) > 4 else None
+base_url, model, limit, prompt = sys.argv[1:5]
+limit = int(limit)
+calling_prompt = sys.argv[5] if len(sys.argv) > 5 else None
 client = openai.OpenAI(base_url=base_url, api_key="sesame", max_retries=0, timeout=120)
 messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
-greedy = {"model": model, "temperature": 0, "max_tokens": 48}
+greedy = {"model": model, "temperature": 0, "max_tokens": limit}
 checks = 0
 
 
@@ -53,7 +54,7 @@ check(whole.object == "chat.completion" and whole.model == model, whole)
 check(choice.message.role == "assistant" and text, whole)
 check(choice.finish_reason in ("stop", "length"), whole)
 check(whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens, whole.usage)
-check(0 < whole.usage.completion_tokens <= 48 and whole.usage.prompt_tokens > 0, whole.usage)
+check(0 < whole.usage.completion_tokens <= limit and whole.usage.prompt_tokens > 0, whole.usage)
 check(whole.usage.prompt_tokens_details.cached_tokens >= 0, whole.usage)
 
 # the same as a stream
@@ -68,9 +69,13 @@ check(chunks[-1].usage.completion_tokens == whole.usage.completion_tokens, chunk
 check(len({chunk.id for chunk in chunks}) == 1 and chunks[0].id != whole.id, "one id per request")
 check(all(chunk.object == "chat.completion.chunk" for chunk in chunks), chunks[0])
 
-# the helper that puts streams together
+# the helper that puts streams together; it raises when the limit was reached
 with client.chat.completions.stream(messages=messages, **greedy) as stream:
-    final = stream.get_final_completion()
+    try:
+        final = stream.get_final_completion()
+    except openai.LengthFinishReasonError as reached:
+        check(choice.finish_reason == "length", choice)
+        final = reached.completion
 check(final.choices[0].message.content == text, final)
 
 # stop strings

@@ -73,6 +73,11 @@ impl Serve {
             ));
         }
         if let Some(queue) = http.queue {
+            if queue == 0 {
+                return Err(Failure::Usage(
+                    "--queue 0: every request waits for a moment, so none would be taken; use 1".into(),
+                ));
+            }
             resolved.options.queue = queue;
         }
         let settings = Settings {
@@ -105,13 +110,16 @@ impl Serve {
                     if let Some(alias) = http.alias {
                         application.model = alias;
                     }
-                    let url = format!("http://{address}");
-                    eprintln!("{}", application.description);
-                    eprintln!("{} is ready at {url} (OpenAI's API at {url}/v1)", application.model);
-                    if http.json {
-                        print(&format!("{}\n", json!({"url": url, "port": address.port(), "model": application.model})))?;
-                    }
+                    let model = application.model.clone();
+                    let description = application.description.clone();
+                    // Before anybody is told that it is.
                     server.ready(application);
+                    let url = format!("http://{address}");
+                    eprintln!("{description}");
+                    eprintln!("{model} is ready at {url} (OpenAI's API at {url}/v1)");
+                    if http.json {
+                        print(&format!("{}\n", json!({"url": url, "port": address.port(), "model": model})))?;
+                    }
                 }
                 // Told to end while loading: what is loaded is not waited for.
                 _ = &mut serving => std::process::exit(0),
@@ -134,4 +142,52 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, Failure> {
         };
         Failure::Failed(format!("cannot listen on {host}:{port}: {error}{way_out}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::engine_args::rewrite;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn parse(line: &str) -> Serve {
+        let mut arguments = rewrite(line.split_whitespace().map(OsString::from));
+        arguments.remove(0);
+        Line::try_parse_from(arguments)
+            .unwrap_or_else(|error| panic!("{line}: {error}"))
+            .serve
+    }
+
+    #[test]
+    fn the_command_line_of_the_notes() {
+        let serve = parse(
+            "tilekiln serve -m T.gguf --mtp-head A.gguf --spec-type mtp --draft-block-size 3 --draft-max 8 --draft-min 0 \
+             -ngl 99 -ngld 99 -ctk f16 -ctv f16 -fa on -c 16384 --host 127.0.0.1 --port 8080",
+        );
+        let resolved = serve.engine.resolve().expect("all of it is honoured");
+        assert_eq!(resolved.notes, Vec::<String>::new());
+        assert_eq!((resolved.options.drafts, resolved.options.context), (2, Some(16_384)));
+        assert_eq!((serve.http.host.as_str(), serve.http.port), ("127.0.0.1", 8080));
+    }
+
+    #[test]
+    fn further_flags_of_llama_server() {
+        let serve = parse(
+            "tilekiln serve --host 0.0.0.0 --port 0 --api-key a,b -a name --metrics --slots -np 4 -cb --jinja --no-warmup \
+             -b 2048 -ub 512 -t 8 -tb 8 --temp 0.7 --top-k 64 --top-p 0.95 --min-p 0 --repeat-penalty 1 -s 3 -n -1 -v",
+        );
+        assert_eq!(serve.http.api_key, ["a", "b"]);
+        assert_eq!(serve.http.alias.as_deref(), Some("name"));
+        assert_eq!(serve.engine.resolve().expect("all of it exists").options.slots, 4);
+        assert_eq!(serve.sampling.limit().expect("no limit"), None);
+    }
 }

@@ -3,8 +3,9 @@
 #![allow(dead_code)]
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -70,4 +71,55 @@ pub fn run_with(arguments: &[&str], environment: &[(&str, &OsStr)]) -> Run {
     let mut command = command(arguments);
     command.envs(environment.iter().copied());
     Run::of(command)
+}
+
+/// `tilekiln serve` on a free port. Dropping it kills it.
+pub struct Serving {
+    child: Child,
+    /// Where it listens.
+    pub url: String,
+}
+
+impl Serving {
+    /// Starts it and waits until it is ready.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = command(&["serve", "--port", "0", "--json"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("UTF-8");
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+            let mut said = String::new();
+            let _ = child.stderr.take().expect("piped").read_to_string(&mut said);
+            panic!("{arguments:?} is not ready: {line}{said}");
+        };
+        Self {
+            child,
+            url: ready["url"].as_str().expect("a URL").to_string(),
+        }
+    }
+
+    /// Asks it to end, as an administrator does, and waits for that.
+    pub fn end(mut self) {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status().expect("kill");
+        assert!(asked.success());
+        let status = self.child.wait().expect("it ends");
+        let mut said = String::new();
+        let _ = self.child.stderr.take().expect("piped").read_to_string(&mut said);
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // After `end` there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -13,11 +13,25 @@ fuzz_target!(|bytes: &[u8]| {
         }
     };
     for field in file.metadata().iter() {
-        let _ = (field.u32(), field.i32(), field.u64(), field.f32(), field.bool(), field.str());
+        let _ = (
+            field.u32(),
+            field.i32(),
+            field.u64(),
+            field.f32(),
+            field.bool(),
+            field.str(),
+        );
         let _ = (field.u32s(), field.i32s(), field.f32s(), field.bools());
         let _ = (field.u32_per_layer(3), field.f32_per_layer(3));
         if let Ok(strings) = field.strings() {
-            assert_eq!(strings.iter().map(<[u8]>::len).filter(|&size| size <= bytes.len()).count(), strings.len());
+            assert_eq!(
+                strings
+                    .iter()
+                    .map(<[u8]>::len)
+                    .filter(|&size| size <= bytes.len())
+                    .count(),
+                strings.len()
+            );
         }
         if let Value::Array(array) = field.value()
             && array.kind() != ValueType::Array
