@@ -3,7 +3,7 @@
 //! Always the pair of lowest rank merges, the leftmost of several. What text can be cut into before that, without any
 //! effect on the result, follows from the merge table itself: two neighbouring characters that stand side by side in no
 //! piece that a merge can make never end up in one token. Text in words falls apart into words this way. What does not
-//! fall apart (ten million times the same letter) goes through a queue whose cost does not depend on the length.
+//! fall apart (ten million times the same letter) is merged in windows, see [`Window`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,8 +21,9 @@ const SHORT: usize = 48;
 /// Segments of up to so many bytes are remembered, and so many of them.
 const REMEMBERED_BYTES: usize = 32;
 const REMEMBERED: usize = 1 << 16;
-/// Positions are u32; no text is longer in practice.
-const LONGEST_SEGMENT: usize = 1 << 30;
+/// Symbols of a window: few enough for their nodes to stay in the cache. Positions are u32.
+const WINDOW: usize = 1 << 11;
+const LARGEST_WINDOW: usize = 1 << 30;
 
 /// ASCII and U+2581 have a place in a plain table.
 const CLASSES: usize = 129;
@@ -53,6 +54,80 @@ pub(super) struct Merger {
     /// Neighbours that some merged piece contains.
     near: Box<[bool; CLASSES * CLASSES]>,
     neighbours: FxHashSet<(char, char)>,
+    /// Symbols of a window at least.
+    window: usize,
+    order: Order,
+}
+
+/// The merges of every token with others on its right, ordered by the texts of these: those that begin alike are
+/// neighbours.
+struct Order {
+    /// Place of each token among all tokens ordered by text.
+    places: Vec<u32>,
+    /// The place behind the last token that begins with the token's text.
+    ends: Vec<u32>,
+    /// Where the merges of each token begin in `rights`.
+    starts: Vec<u32>,
+    /// Place of the right token and rank.
+    rights: Vec<(u32, u32)>,
+}
+
+impl Order {
+    fn new(lines: &[Line], texts: &[Option<&str>]) -> Self {
+        let mut by_text: Vec<u32> = (0..texts.len() as u32).collect();
+        by_text.par_sort_unstable_by_key(|&id| (texts[id as usize], id));
+        let mut places = vec![0; texts.len()];
+        let mut ends = vec![0; texts.len()];
+        // Texts that are prefixes of the next one, the longest last.
+        let mut open: Vec<u32> = Vec::new();
+        for (place, &id) in by_text.iter().enumerate() {
+            let text = texts[id as usize].unwrap_or_default();
+            while let Some(&prefix) = open.last()
+                && !text.starts_with(texts[prefix as usize].unwrap_or_default())
+            {
+                ends[prefix as usize] = place as u32;
+                open.pop();
+            }
+            places[id as usize] = place as u32;
+            open.push(id);
+        }
+        for id in open {
+            ends[id as usize] = texts.len() as u32;
+        }
+        let known = lines.iter().enumerate();
+        let known = known.filter_map(|(rank, line)| line.map(|(left, right, _)| (left, right, rank as u32)));
+        let mut sorted: Vec<(u32, u32, u32)> = known
+            .map(|(left, right, rank)| (left, places[right as usize], rank))
+            .collect();
+        sorted.par_sort_unstable();
+        let mut starts = vec![0; texts.len() + 1];
+        for &(left, ..) in &sorted {
+            starts[left as usize + 1] += 1;
+        }
+        for id in 0..texts.len() {
+            starts[id + 1] += starts[id];
+        }
+        Self {
+            places,
+            ends,
+            starts,
+            rights: sorted.into_iter().map(|(_, place, rank)| (place, rank)).collect(),
+        }
+    }
+
+    /// The lowest rank with which `left` merges with a token that begins as `right` does, or is it.
+    fn lowest(&self, left: u32, right: u32) -> u32 {
+        let (Some(&place), Some(&end)) = (self.places.get(right as usize), self.ends.get(right as usize)) else {
+            return NONE;
+        };
+        let Some(&[from, to]) = self.starts.get(left as usize..).and_then(|starts| starts.first_chunk()) else {
+            return NONE;
+        };
+        let rights = &self.rights[from as usize..to as usize];
+        let first = rights.partition_point(|&(right, _)| right < place);
+        let within = rights[first..].iter().take_while(|&&(right, _)| right < end);
+        within.map(|&(_, rank)| rank).min().unwrap_or(NONE)
+    }
 }
 
 fn key(left: u32, right: u32) -> u64 {
@@ -81,6 +156,8 @@ impl Merger {
             newlines: FxHashMap::default(),
             near: Box::new([false; CLASSES * CLASSES]),
             neighbours: FxHashSet::default(),
+            window: WINDOW,
+            order: Order::new(lines, texts),
         };
         for (id, text) in pieces {
             let mut characters = text.chars();
@@ -164,7 +241,7 @@ impl Merger {
 pub(super) struct Run<'a> {
     merger: &'a Merger,
     symbols: Vec<u32>,
-    long: Long,
+    window: Window,
     /// Where in the output the pieces of a segment are already.
     seen: FxHashMap<&'a str, (usize, usize)>,
 }
@@ -174,7 +251,7 @@ impl<'a> Run<'a> {
         Self {
             merger,
             symbols: Vec::new(),
-            long: Long::default(),
+            window: Window::default(),
             seen: FxHashMap::default(),
         }
     }
@@ -196,7 +273,6 @@ impl<'a> Run<'a> {
         loop {
             let next = characters.next();
             if let Some((_, character)) = next
-                && self.symbols.len() < LONGEST_SEGMENT
                 && merger.may_join(last, character)
             {
                 self.symbols.push(merger.symbol(character));
@@ -236,11 +312,22 @@ impl<'a> Run<'a> {
                 known &= push(symbol, out, &mut unknown);
             }
         } else {
-            self.long.merge(self.merger, &self.symbols);
-            let mut at = 0;
-            while let Some(node) = self.long.nodes.get(at as usize) {
-                known &= push(node.symbol, out, &mut unknown);
-                at = node.next;
+            let mut start = 0;
+            let mut size = self.merger.window;
+            while start < self.symbols.len() {
+                let end = (start + size).min(self.symbols.len());
+                let done = self
+                    .window
+                    .merge(self.merger, &self.symbols[start..end], end == self.symbols.len());
+                for symbol in self.window.symbols(done) {
+                    known &= push(symbol, out, &mut unknown);
+                }
+                start += done;
+                // Where little is certain, larger windows follow, so that the work stays in proportion.
+                size = match done < size / 2 {
+                    true => (2 * size).min(LARGEST_WINDOW),
+                    false => (size / 2).max(self.merger.window),
+                };
             }
         }
         // What stands for an unknown character can depend on what stands before it.
@@ -304,51 +391,37 @@ struct Node {
     merge: Merge,
 }
 
-/// Positions where a pair of one rank begins.
-#[derive(Default)]
-struct Bucket {
-    /// Those known before the rank's turn came; sorted then.
-    early: Vec<u32>,
-    done: usize,
-    open: bool,
-    /// Those that came after its turn had begun: only where a merge makes a pair of lower rank than its own.
-    late: BinaryHeap<Reverse<u32>>,
-}
-
-impl Bucket {
-    fn push(&mut self, position: u32) {
-        match self.open {
-            false => self.early.push(position),
-            true => self.late.push(Reverse(position)),
-        }
-    }
-
-    fn pop(&mut self) -> Option<u32> {
-        match (self.early.get(self.done).copied(), self.late.peek().map(|late| late.0)) {
-            (Some(early), late) if late.is_none_or(|late| early <= late) => {
-                self.done += 1;
-                Some(early)
-            }
-            (_, Some(late)) => {
-                self.late.pop();
-                Some(late)
-            }
-            (_, None) => None,
-        }
+impl Node {
+    /// Rank and position of its pair, if it has one: the lowest is next.
+    fn turn(&self, at: u32) -> Option<u64> {
+        (self.merge.rank != NONE).then_some(u64::from(self.merge.rank) << 32 | u64::from(at))
     }
 }
 
-/// Merging of a long segment: one bucket of positions for each rank that occurs, ranks in a heap. A rank's positions
-/// come up from left to right, so memory is read in order, and no position is sifted through a heap of all others.
+/// Merging of a long segment, window by window.
+///
+/// A window ends in the midst of the segment, so what happens at its right end depends on text that is not seen yet.
+/// `edge` is the first node of which that is so: at first the last one. The node left of it joins it as soon as the pair
+/// that is next in turn has a higher rank than some merge of the node with a token that begins with the text of the
+/// edge: by then, the two may have merged. Merges with the edge are left alone.
+///
+/// All other merges happen in the whole segment as they do here, in the same order. In the end the nodes left of an edge
+/// with which the last of them can never merge are final, and the next window begins at the edge.
 #[derive(Default)]
-struct Long {
+struct Window {
     nodes: Vec<Node>,
-    buckets: FxHashMap<u32, Bucket>,
-    ranks: BinaryHeap<Reverse<u32>>,
+    /// Pairs as [`Node::turn`]: those of the start, in order, and those that merges made, the next on top. Some have
+    /// changed since.
+    first: Vec<u64>,
+    queue: BinaryHeap<Reverse<u64>>,
+    edge: u32,
+    /// The node left of the edge, what it has become, and the lowest rank at which it can merge with the edge.
+    watched: (u32, u32, u32),
 }
 
-impl Long {
-    fn merge(&mut self, merger: &Merger, symbols: &[u32]) {
+impl Window {
+    /// Merges these symbols. So many of them are final; all of them if no others follow.
+    fn merge(&mut self, merger: &Merger, symbols: &[u32], closed: bool) -> usize {
         self.nodes.clear();
         self.nodes.extend(symbols.iter().enumerate().map(|(at, &symbol)| Node {
             symbol,
@@ -362,73 +435,153 @@ impl Long {
         if let Some(last) = self.nodes.last_mut() {
             last.next = NONE;
         }
-        for at in 0..self.nodes.len() as u32 {
-            self.queue(at);
-        }
-        while let Some(Reverse(rank)) = self.ranks.pop() {
-            let Some(mut bucket) = self.buckets.remove(&rank) else {
-                continue;
-            };
-            if !bucket.open {
-                bucket.open = true;
-                bucket.early.sort_unstable();
-            }
-            while let Some(at) = bucket.pop() {
-                let lowest = self.merge_at(merger, at, rank);
-                if lowest < rank {
-                    // What this merge made comes first.
-                    self.buckets.insert(rank, bucket);
-                    self.ranks.push(Reverse(rank));
-                    break;
+        self.edge = if closed { NONE } else { symbols.len() as u32 - 1 };
+        self.watched = (NONE, NONE, NONE);
+        self.first.clear();
+        self.first
+            .extend(self.nodes.iter().zip(0..).filter_map(|(node, at)| node.turn(at)));
+        self.first.sort_unstable();
+        let mut first = 0;
+        loop {
+            let made = self.queue.peek().map(|made| made.0);
+            let turn = match (self.first.get(first), made) {
+                (Some(&turn), made) if made.is_none_or(|made| turn <= made) => {
+                    first += 1;
+                    turn
                 }
+                (_, Some(made)) => {
+                    self.queue.pop();
+                    made
+                }
+                (_, None) => break,
+            };
+            self.merge_at(merger, turn as u32, (turn >> 32) as u32);
+        }
+        self.yield_before(merger, NONE);
+        match self.edge {
+            NONE => symbols.len(),
+            edge => edge as usize,
+        }
+    }
+
+    /// What the first `count` symbols have become.
+    fn symbols(&self, count: usize) -> impl Iterator<Item = u32> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(at as usize).filter(|_| (at as usize) < count)?;
+            at = node.next;
+            Some(node.symbol)
+        })
+    }
+
+    /// Moves the edge left over nodes that may have merged with it at a rank below this.
+    fn yield_before(&mut self, merger: &Merger, rank: u32) {
+        while let Some(edge) = self.nodes.get(self.edge as usize)
+            && let Some(before) = self.nodes.get(edge.previous as usize)
+        {
+            if (self.watched.0, self.watched.1) != (edge.previous, before.symbol) {
+                let lowest = merger.order.lowest(before.symbol, edge.symbol);
+                self.watched = (edge.previous, before.symbol, lowest);
             }
+            if self.watched.2 >= rank {
+                return;
+            }
+            self.edge = edge.previous;
         }
     }
 
-    fn queue(&mut self, at: u32) {
-        let rank = self.nodes[at as usize].merge.rank;
-        if rank == NONE {
-            return;
-        }
-        let ranks = &mut self.ranks;
-        let bucket = self.buckets.entry(rank).or_insert_with(|| {
-            ranks.push(Reverse(rank));
-            Bucket::default()
-        });
-        bucket.push(at);
-    }
-
-    /// Merges the pair that begins at `at` if it still has this rank. Gives the lowest rank that came of it.
+    /// Merges the pair that begins at `at` if it still has this rank and is certain.
     ///
     /// A pair never comes back: merging makes symbols of more bytes. So a position whose pair has the rank it was
-    /// queued with is the very pair that was queued, and no merge makes a pair of its own rank.
-    fn merge_at(&mut self, merger: &Merger, at: u32, rank: u32) -> u32 {
+    /// queued with is the very pair that was queued.
+    fn merge_at(&mut self, merger: &Merger, at: u32, rank: u32) {
+        if self.nodes[at as usize].merge.rank != rank {
+            return;
+        }
+        self.yield_before(merger, rank);
         let left = self.nodes[at as usize];
-        if left.merge.rank != rank {
-            return NONE;
+        if left.next >= self.edge {
+            return;
         }
         let right = self.nodes[left.next as usize];
         self.nodes[left.next as usize].merge = NO_MERGE;
-        let after = match self.nodes.get_mut(right.next as usize) {
-            Some(after) => {
-                after.previous = at;
-                merger.merge(left.merge.result, after.symbol)
-            }
-            None => NO_MERGE,
-        };
-        self.nodes[at as usize] = Node {
+        let mut merged = Node {
             symbol: left.merge.result,
             next: right.next,
-            merge: after,
+            merge: NO_MERGE,
             ..left
         };
-        self.queue(at);
-        let mut lowest = after.rank;
-        if let Some(before) = self.nodes.get_mut(left.previous as usize) {
-            before.merge = merger.merge(before.symbol, left.merge.result);
-            lowest = lowest.min(before.merge.rank);
-            self.queue(left.previous);
+        if let Some(after) = self.nodes.get_mut(right.next as usize) {
+            after.previous = at;
+            merged.merge = merger.merge(merged.symbol, after.symbol);
         }
-        lowest
+        self.nodes[at as usize] = merged;
+        self.queue.extend(merged.turn(at).map(Reverse));
+        if let Some(before) = self.nodes.get_mut(left.previous as usize) {
+            before.merge = merger.merge(before.symbol, merged.symbol);
+            self.queue.extend(before.turn(left.previous).map(Reverse));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Merges by looking through the whole text before each merge.
+    fn naive(lines: &[Line], mut symbols: Vec<u32>) -> Vec<u32> {
+        loop {
+            let pairs = symbols.windows(2).enumerate();
+            let found = pairs.filter_map(|(at, pair)| {
+                let rank = lines
+                    .iter()
+                    .position(|line| line.is_some_and(|(l, r, _)| (l, r) == (pair[0], pair[1])))?;
+                Some((rank, at))
+            });
+            let Some((rank, at)) = found.min() else { return symbols };
+            symbols.remove(at + 1);
+            symbols[at] = lines[rank].map_or(NONE, |line| line.2);
+        }
+    }
+
+    /// Merges of pieces over few letters, in any order: long chains of effects, in both directions.
+    fn lines(texts: &mut Vec<String>, pairs: &[(String, String)]) -> Vec<Line> {
+        let mut id = |text: &str| match texts.iter().position(|known| known == text) {
+            Some(id) => id as u32,
+            None => {
+                texts.push(text.to_owned());
+                texts.len() as u32 - 1
+            }
+        };
+        let lines = pairs
+            .iter()
+            .map(|(left, right)| Some((id(left), id(right), id(&format!("{left}{right}")))));
+        lines.collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn windows_change_nothing(
+            pairs in proptest::collection::vec(("[ab]{1,3}", "[ab]{1,3}"), 1..16),
+            text in "[ab]{49,200}|a{49,200}|(ab){30,60}|(aab){20,60}|c?(b|aa){40,60}",
+            window in 2..60_usize,
+        ) {
+            let mut texts: Vec<String> = vec!["a".to_owned(), "b".to_owned()];
+            let lines = lines(&mut texts, &pairs);
+            let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+            let pieces = texts.iter().zip(0..).filter_map(|(text, id)| text.map(|text| (id, text)));
+            let mut merger = Merger::new(pieces, &lines, &texts);
+            merger.window = window;
+            // every boundary stays, so that the text is one segment
+            merger.near.fill(true);
+            let mut out = Vec::new();
+            Run::new(&merger).encode(&text, &mut out, |character, out| out.push(CHARACTER | character as u32));
+            let symbols = text.chars().map(|character| merger.symbol(character)).collect();
+            prop_assert_eq!(out, naive(&lines, symbols));
+        }
     }
 }
