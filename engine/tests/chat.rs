@@ -517,6 +517,11 @@ fn a_thought_that_the_prompt_opened_goes_on() {
         ("<|turn>model\n<|channel>thought\n<channel|>", vec![text("x")]),
         ("<|turn>model\n<|channel>thought\n", vec![reasoning("x")]),
         ("<|channel>thought\n<|turn>user\n", vec![text("x")]),
+        // found by fuzzing: a thought without a name is the prompt's, not the answer's
+        (
+            "<|turn>model\n<|channel>no name, and much too long for one, in a prompt of a client",
+            vec![reasoning("x")],
+        ),
     ];
     for (prompt, expected) in table {
         let mut parser = AnswerParser::after(prompt);

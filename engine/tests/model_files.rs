@@ -96,7 +96,10 @@ fn damaged_and_foreign_models_are_refused_with_the_cause() {
         ),
         (with_number("gemma4.attention.head_count", 4, 3), "head"),
         (with_number("gemma4.embedding_length", 128, 96), "asks for [96, 2048]"),
-        (with_number("gemma4.attention.key_length", 128, 100), "multiple of 32"),
+        (
+            with_number("gemma4.attention.key_length", 128, 100),
+            "has to equal the keys' 100",
+        ),
         (with_number("gemma4.block_count", 6, 7), "7"),
         (with_number("gemma4.block_count", 6, 0), "at least 1"),
         (

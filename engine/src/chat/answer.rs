@@ -79,8 +79,8 @@ impl AnswerParser {
         if let Some(open) = opened.filter(|open| !open.contains(CHANNEL_END)) {
             parser.state = State::Name;
             parser.held.push_str(open);
-            // The name is complete, and what follows it in the prompt is no part of the answer.
-            if open.contains('\n') {
+            // The name is complete or there is none, and what the prompt says of the thought is no part of the answer.
+            if open.contains('\n') || open.len() > LONGEST_NAME + CHANNEL_END.len() {
                 parser.state = State::Thought;
                 parser.held.clear();
             }

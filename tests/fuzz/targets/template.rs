@@ -72,8 +72,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut at_once = whole.push(&answer);
     at_once.extend(whole.finish());
     let mut streamed = AnswerParser::after(&text(messages));
-    // what the prompt left open is decided with the first text, be it empty
-    let mut pieces = streamed.push("");
+    let mut pieces = Vec::new();
     for character in answer.chars() {
         pieces.extend(streamed.push(character.encode_utf8(&mut [0; 4])));
     }
