@@ -137,7 +137,7 @@ fn step<Element: Packed>(
     }
 }
 
-/// One block per token (x) and query head (y): softmax(q . k) v over the keys that the token sees, scale 1.
+/// One block per token (x) and query head (y): softmax of q·k over the keys that the token sees (scale 1), times v.
 ///
 /// Token t sees keys j < visible\[t\] that are less than `window` before positions\[t\]. Key j lies at place j % capacity of
 /// slot slots\[t\]; the KV head is head / gqa. A token that sees nothing gets zeros. Batch invariance: warps take
