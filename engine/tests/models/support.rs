@@ -84,7 +84,7 @@ pub fn devices() -> Vec<Arc<dyn Device>> {
 const FULL_VARIABLE: &str = "TILEKILN_FULL";
 
 /// Whether a test does everything on this device. The CPU does a sample of the long ones, unless `TILEKILN_FULL` is set:
-/// all of them take it half an hour.
+/// all of them take it more than half an hour.
 pub fn in_full(device: &Arc<dyn Device>) -> bool {
     device.properties().target.vendor != Vendor::Host || std::env::var_os(FULL_VARIABLE).is_some()
 }
