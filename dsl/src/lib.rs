@@ -42,8 +42,9 @@ pub use tilekiln_macros::{Comptime, device_fn, kernel, tile_fn};
 pub mod prelude {
     pub use crate::comptime::{Comptime, KernelDef};
     pub use crate::memory::{
-        Accumulator, Accumulators, HalfElement, In, InOut, IndexStore, Indexed, OperandA, OperandB, Out, Registers,
-        RowSums, Shared, SharedTile, TileLayout, async_commit, async_copy, async_wait, mma,
+        Accumulator, Accumulators, ColumnOperand, CopyRing, HalfElement, In, InOut, IndexStore, Indexed, MatrixElement,
+        OperandA, OperandB, Out, Product, Products, Registers, RowOperand, RowSums, Shared, SharedTile, TileLayout,
+        async_commit, async_copy, async_wait, mma, multiply, operand_column, operand_part, operand_row,
     };
     pub use crate::operators::device_range;
     pub use crate::record::target;

@@ -5,7 +5,9 @@
 //! method lookup prefers the inherent one.
 
 use crate::ir::{CompareOp, Location, Op, Unroll};
-use crate::memory::{Accumulators, OperandA, OperandB, Registers, RowSums, Shared, SharedTile};
+use crate::memory::{
+    Accumulators, ColumnOperand, OperandA, OperandB, Products, Registers, RowOperand, RowSums, Shared, SharedTile,
+};
 use crate::record::{ComptimeIf, DeviceLoop, If, WhileCondition, logical};
 use crate::value::{DeviceType, Element, IntoVal, Numeric, Val};
 
@@ -91,6 +93,9 @@ named_storage! {
     [T: crate::memory::HalfElement] OperandB<T>;
     [] Accumulators;
     [] RowSums;
+    [T: crate::memory::MatrixElement] RowOperand<T>;
+    [T: crate::memory::MatrixElement] ColumnOperand<T>;
+    [S: Numeric] Products<S>;
 }
 
 /// `place = value`

@@ -99,6 +99,85 @@ impl FragmentLayout {
     }
 }
 
+/// One matrix instruction as it is: 16 rows of the left operand times [`columns`](FragmentLayout::columns) of the right
+/// one. A lane supplies whole 32-bit words: the values along k of [`lane_rows`](FragmentLayout::lane_rows) rows and of
+/// one column, shared among [`k_parts`](FragmentLayout::k_parts) lanes. Which numbers along k these are is up to who
+/// fills the words, as long as both operands agree. Sources: PTX ISA 9.0 (`mma.m16n8k16`, `mma.m16n8k32`), RDNA3.5 ISA
+/// (`v_wmma_f32_16x16x16_f16`, `v_wmma_i32_16x16x16_iu8`).
+impl FragmentLayout {
+    /// Columns of the right operand.
+    pub const fn columns(self) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => 8,
+            Self::Wmma16x16x16 => 16,
+        }
+    }
+
+    /// Lanes among which the values along k of a row or column are divided.
+    pub const fn k_parts(self) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => 4,
+            Self::Wmma16x16x16 => 1,
+        }
+    }
+
+    /// Rows of the left operand of which one lane supplies a part.
+    pub const fn lane_rows(self) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => 2,
+            Self::Wmma16x16x16 => 1,
+        }
+    }
+
+    /// Words that a lane supplies for each of its rows (and for its column); of values of that many bytes.
+    pub const fn words_per_row(self, value_bytes: usize) -> usize {
+        match (self, value_bytes) {
+            (Self::PairOfM16N8K16, _) => 2,
+            (Self::Wmma16x16x16, 1) => 4,
+            (Self::Wmma16x16x16, _) => 8,
+        }
+    }
+
+    /// The register of the left operand that holds word `word` of the lane's row `slot`.
+    pub const fn row_register(self, slot: usize, word: usize) -> usize {
+        slot + self.lane_rows() * word
+    }
+
+    /// Accumulators a lane holds.
+    pub const fn column_accumulators(self) -> usize {
+        16 * self.columns() / 32
+    }
+
+    /// Row of the left operand that is row `slot` of a lane.
+    pub const fn operand_row(self, lane: usize, slot: usize) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => lane / 4 + 8 * slot,
+            Self::Wmma16x16x16 => lane % 16,
+        }
+    }
+
+    /// Column of the right operand that a lane supplies a part of.
+    pub const fn operand_column(self, lane: usize) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => lane / 4,
+            Self::Wmma16x16x16 => lane % 16,
+        }
+    }
+
+    /// Which part along k a lane supplies.
+    pub const fn operand_part(self, lane: usize) -> usize {
+        match self {
+            Self::PairOfM16N8K16 => lane % 4,
+            Self::Wmma16x16x16 => 0,
+        }
+    }
+
+    /// `(row, column)` of accumulator `element` of one instruction.
+    pub const fn column_position(self, lane: usize, element: usize) -> (usize, usize) {
+        self.accumulator_position(lane, element)
+    }
+}
+
 /// One chip (or chip family) kernels are generated for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -122,6 +201,8 @@ pub struct Target {
     pub mma_elements: &'static [Scalar],
     /// `cp.async` from global to shared memory exists; elsewhere the copy is done by the threads.
     pub async_copy: bool,
+    /// One thread can copy a whole tile from global to shared memory (`cp.async.bulk`); elsewhere a warp does it.
+    pub bulk_copy: bool,
     /// Programmatic dependent launch exists; elsewhere trigger and wait produce nothing.
     pub dependent_launch: bool,
     /// `ldmatrix` exists; elsewhere fragments are loaded with ordinary loads.
@@ -141,6 +222,7 @@ const NVIDIA: Target = Target {
     fragments: FragmentLayout::PairOfM16N8K16,
     mma_elements: F16_BF16,
     async_copy: true,
+    bulk_copy: true,
     dependent_launch: true,
     matrix_load: true,
 };
@@ -156,6 +238,7 @@ const RDNA: Target = Target {
     fragments: FragmentLayout::Wmma16x16x16,
     mma_elements: F16_BF16,
     async_copy: false,
+    bulk_copy: false,
     dependent_launch: false,
     matrix_load: false,
 };
@@ -166,6 +249,7 @@ pub const TARGETS: &[Target] = &[
         name: "sm_80",
         summary: "NVIDIA A100, warp 32",
         shared_limit: 163 * 1024,
+        bulk_copy: false,
         dependent_launch: false,
         ..NVIDIA
     },
@@ -194,6 +278,7 @@ pub const HOST: Target = Target {
     vendor: Vendor::Host,
     shared_default: 227 * 1024,
     shared_limit: 227 * 1024,
+    bulk_copy: false,
     ..NVIDIA
 };
 

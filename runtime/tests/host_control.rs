@@ -381,6 +381,7 @@ fn product(target: &Target, element: Scalar) {
                 index: vec![],
             },
             element,
+            shape: MmaShape::Square,
         });
         for e in 0..8 {
             let (eight, e) = (it.u32(8), it.u32(e));

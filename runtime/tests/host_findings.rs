@@ -398,6 +398,7 @@ fn replicated_fragments_must_agree() {
                 a: whole(a),
                 b: whole(b),
                 element: Scalar::F16,
+                shape: MmaShape::Square,
             });
             let v = it.read_register(c, &[three]);
             it.store(Y, lane, F32, v);

@@ -262,6 +262,80 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[2 * half]), "r"(b[2 * half + 1]));
 }"#,
     ),
+    helper(
+        "mma_16x8x16_f16",
+        r#"
+// c += a * b, one instruction: 16x16 times 16x8 values of f16
+__device__ __forceinline__ void mma_16x8x16_f16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}"#,
+    ),
+    helper(
+        "mma_16x8x16_bf16",
+        r#"
+// c += a * b, one instruction: 16x16 times 16x8 values of bf16
+__device__ __forceinline__ void mma_16x8x16_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}"#,
+    ),
+    helper(
+        "mma_16x8x32_i8",
+        r#"
+// c += a * b, one instruction: 16x32 times 32x8 signed bytes
+__device__ __forceinline__ void mma_16x8x32_i8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}"#,
+    ),
+    helper(
+        "mma_16x8x32_u8_i8",
+        r#"
+// c += a * b, one instruction: 16x32 times 32x8 bytes, a unsigned, b signed
+__device__ __forceinline__ void mma_16x8x32_u8_i8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}"#,
+    ),
+    helper(
+        "init_copy_barriers",
+        r#"
+// makes barriers ready for one copy each at a time
+template <unsigned count>
+__device__ __forceinline__ void init_copy_barriers(unsigned long long* barriers) {
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(unsigned(__cvta_generic_to_shared(barriers + i))) : "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}"#,
+    ),
+    helper(
+        "bulk_copy",
+        r#"
+// starts copying a tile from global to shared memory; the first lane of the warp does it for all of them
+__device__ __forceinline__ void bulk_copy(void* to, const void* from, unsigned bytes, unsigned long long* barrier) {
+    if (threadIdx.x % 32 == 0) {
+        const unsigned counter = unsigned(__cvta_generic_to_shared(barrier));
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(counter), "r"(bytes) : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                     :: "r"(unsigned(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes), "r"(counter) : "memory");
+    }
+}"#,
+    ),
+    helper(
+        "wait_for_copy",
+        r#"
+// waits until the copy that the barrier counts has arrived
+__device__ __forceinline__ void wait_for_copy(unsigned long long* barrier, unsigned parity) {
+    const unsigned counter = unsigned(__cvta_generic_to_shared(barrier));
+    asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}"
+                 :: "r"(counter), "r"(parity) : "memory");
+}"#,
+    ),
 ];
 
 pub(super) fn shuffle(kind: ShuffleKind, value: &Expr, lane: Option<&Expr>) -> Expr {

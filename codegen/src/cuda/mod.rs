@@ -89,6 +89,15 @@ impl Language for Cuda {
     fn byte_permute(&self, parts: &[Expr; 3], _: &mut Needs) -> Expr {
         Expr::call("__byte_perm", parts)
     }
+    fn instruction_product(&self, element: Scalar) -> &'static str {
+        match element {
+            Scalar::F16 => "mma_16x8x16_f16",
+            Scalar::BF16 => "mma_16x8x16_bf16",
+            Scalar::I8 => "mma_16x8x32_i8",
+            Scalar::U8 => "mma_16x8x32_u8_i8",
+            _ => "",
+        }
+    }
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, async_copy, needs)
     }

@@ -155,6 +155,13 @@ fn mark_shared(body: &Body, block: &Block, live: &[bool], used: &mut [bool]) {
                 mark(&from.memory);
             }
             StmtKind::LoadMatrix { from, .. } => mark(&from.memory),
+            StmtKind::InitCopyBarriers { barriers } => mark(&Memory::Shared(*barriers)),
+            StmtKind::BulkCopy { to, from, barrier, .. } => {
+                for place in [to, from, barrier] {
+                    mark(&place.memory);
+                }
+            }
+            StmtKind::WaitForCopy { barrier, .. } => mark(&barrier.memory),
             StmtKind::Call { arguments: list, .. } => arguments = list,
             _ => {}
         }
@@ -286,6 +293,11 @@ impl Flow<'_> {
                 from.memory
             }),
             StmtKind::LoadMatrix { from, .. } => Some(from.memory),
+            StmtKind::BulkCopy { to, from, barrier, .. } => [to, from, barrier]
+                .into_iter()
+                .find(|place| place.index.index() == value)
+                .map(|place| place.memory),
+            StmtKind::WaitForCopy { barrier, .. } if barrier.index.index() == value => Some(barrier.memory),
             _ => None,
         }
     }
@@ -319,7 +331,7 @@ impl Flow<'_> {
                 }
                 StmtKind::Mma { accumulator, .. } => change = Change::Registers(accumulator.registers),
                 StmtKind::Store { place, .. } => change = Change::Memory(place.memory),
-                StmtKind::AsyncCopy { to, .. } => {
+                StmtKind::AsyncCopy { to, .. } | StmtKind::BulkCopy { to, .. } => {
                     change = Change::Memory(to.memory);
                     loads = true;
                 }
@@ -327,6 +339,8 @@ impl Flow<'_> {
                 | StmtKind::WarpBarrier
                 | StmtKind::AsyncCommit
                 | StmtKind::AsyncWait { .. }
+                | StmtKind::InitCopyBarriers { .. }
+                | StmtKind::WaitForCopy { .. }
                 | StmtKind::TriggerDependents
                 | StmtKind::WaitForPrerequisites => change = Change::Fence,
                 StmtKind::Call { function, .. } if self.call_effect(*function) != CallEffect::Pure => {

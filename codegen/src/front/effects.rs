@@ -70,6 +70,9 @@ fn block_effect(body: &Body, block: &Block, known: &[CallEffect]) -> CallEffect 
             | StmtKind::AsyncCopy { .. }
             | StmtKind::AsyncCommit
             | StmtKind::AsyncWait { .. }
+            | StmtKind::InitCopyBarriers { .. }
+            | StmtKind::BulkCopy { .. }
+            | StmtKind::WaitForCopy { .. }
             | StmtKind::TriggerDependents
             | StmtKind::WaitForPrerequisites
             | StmtKind::LoadMatrix { .. }

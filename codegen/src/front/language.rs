@@ -152,6 +152,8 @@ pub(crate) trait Language {
     fn reduce(&self, op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &mut Needs) -> Expr;
     fn ballot(&self, a: &Expr, needs: &mut Needs) -> Expr;
     fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr;
+    /// The helper that multiplies as one matrix instruction does; empty for elements that none takes.
+    fn instruction_product(&self, element: Scalar) -> &'static str;
     /// A statement; `None` where the target needs none.
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String>;
     /// How dynamic shared memory is declared.

@@ -1,8 +1,8 @@
 //! Statements: declarations, assignments, control flow, barriers, fragments.
 
 use tilekiln_dsl::ir::{
-    BinaryOp, Block, CompareOp, Literal, Location, MathFn, Op, ReduceOp, RegisterRef, RegistersId, Scalar, Stmt,
-    StmtKind, Type, Unroll, ValueId,
+    BinaryOp, Block, CompareOp, Literal, Location, MathFn, Memory, MmaShape, Op, ReduceOp, RegisterRef, RegistersId,
+    Scalar, Stmt, StmtKind, Type, Unroll, ValueId,
 };
 
 use super::body::Printer;
@@ -165,7 +165,11 @@ impl Printer<'_, '_> {
                 a,
                 b,
                 element,
-            } => self.mma([accumulator, a, b], *element, at)?,
+                shape,
+            } => self.mma([accumulator, a, b], *element, *shape, at)?,
+            StmtKind::InitCopyBarriers { .. } | StmtKind::BulkCopy { .. } | StmtKind::WaitForCopy { .. } => {
+                self.bulk_copy(&stmt.kind, at)?;
+            }
             StmtKind::Call { function, arguments } => {
                 let call = self.call(*function, arguments, at)?;
                 self.line(format!("{call};"), at);
@@ -326,7 +330,53 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
-    fn mma(&mut self, operands: [&RegisterRef; 3], element: Scalar, at: Location) -> Result<(), CodegenError> {
+    /// Copies of whole tiles by one thread, and the barriers that count them.
+    fn bulk_copy(&mut self, kind: &StmtKind, at: Location) -> Result<(), CodegenError> {
+        let target = &self.file.kernel.target;
+        if !target.bulk_copy {
+            return Err(CodegenError {
+                message: format!(
+                    "{} has no bulk copies; copy with `async_copy` (the copy rings of the language do)",
+                    target.name
+                ),
+                at,
+            });
+        }
+        match kind {
+            StmtKind::InitCopyBarriers { barriers } => {
+                let len = self.body.shared[barriers.index()].len;
+                let (name, _) = self.memory(Memory::Shared(*barriers), at)?;
+                self.file.needs.helper("init_copy_barriers");
+                self.line(format!("init_copy_barriers<{len}>({name});"), at);
+            }
+            StmtKind::BulkCopy {
+                to,
+                from,
+                bytes,
+                barrier,
+            } => {
+                let (to, from) = (self.element(to, at)?, self.element(from, at)?);
+                let (bytes, barrier) = (self.text(*bytes)?, self.element(barrier, at)?);
+                self.file.needs.helper("bulk_copy");
+                self.line(format!("bulk_copy(&{to}, &{from}, {bytes}, &{barrier});"), at);
+            }
+            StmtKind::WaitForCopy { barrier, parity } => {
+                let (barrier, parity) = (self.element(barrier, at)?, self.text(*parity)?);
+                self.file.needs.helper("wait_for_copy");
+                self.line(format!("wait_for_copy(&{barrier}, {parity});"), at);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn mma(
+        &mut self,
+        operands: [&RegisterRef; 3],
+        element: Scalar,
+        shape: MmaShape,
+        at: Location,
+    ) -> Result<(), CodegenError> {
         let target = &self.file.kernel.target;
         let language = self.file.language;
         if !language.fragments().contains(&target.fragments) {
@@ -341,12 +391,13 @@ impl Printer<'_, '_> {
                 at,
             });
         }
-        let helper = match element {
-            Scalar::F16 => "mma_16x16x16_f16",
-            Scalar::BF16 => "mma_16x16x16_bf16",
-            _ => "",
+        let helper = match (shape, element) {
+            (MmaShape::Square, Scalar::F16) => "mma_16x16x16_f16",
+            (MmaShape::Square, Scalar::BF16) => "mma_16x16x16_bf16",
+            (MmaShape::Square, _) => "",
+            (MmaShape::Instruction, element) => language.instruction_product(element),
         };
-        if helper.is_empty() || !target.mma_elements.contains(&element) {
+        if helper.is_empty() || (element.is_float() && !target.mma_elements.contains(&element)) {
             let exist: Vec<&str> = target.mma_elements.iter().map(|e| e.name()).collect();
             return Err(CodegenError {
                 message: format!(

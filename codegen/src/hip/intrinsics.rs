@@ -47,6 +47,7 @@ pub(super) const HELPERS: &[Helper] = &[
     helper("u32x8", "typedef unsigned u32x8 __attribute__((ext_vector_type(8)));"),
     helper("i32x2", "typedef int i32x2 __attribute__((ext_vector_type(2)));"),
     helper("i32x4", "typedef int i32x4 __attribute__((ext_vector_type(4)));"),
+    helper("i32x8", "typedef int i32x8 __attribute__((ext_vector_type(8)));"),
     helper(
         "u64x2",
         "typedef unsigned long long u64x2 __attribute__((ext_vector_type(2)));",
@@ -563,6 +564,36 @@ __device__ __forceinline__ void mma_16x16x16_bf16(float (&c)[8], const unsigned 
     const u32x8 right = {b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]};
     f32x8 sum = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
     sum = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(i16x16, left), __builtin_bit_cast(i16x16, right), sum);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i)
+        c[i] = sum[i];
+}",
+    ),
+    needing(
+        "mma_16x16x16_i8",
+        &["i32x4", "i32x8"],
+        r"
+// c += a * b for 16x16x16 tiles of signed bytes
+__device__ __forceinline__ void mma_16x16x16_i8(int (&c)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
+    const i32x4 left = {int(a[0]), int(a[1]), int(a[2]), int(a[3])};
+    const i32x4 right = {int(b[0]), int(b[1]), int(b[2]), int(b[3])};
+    i32x8 sum = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
+    sum = __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(true, left, true, right, sum, false);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i)
+        c[i] = sum[i];
+}",
+    ),
+    needing(
+        "mma_16x16x16_u8_i8",
+        &["i32x4", "i32x8"],
+        r"
+// c += a * b for 16x16x16 tiles of bytes, a unsigned, b signed
+__device__ __forceinline__ void mma_16x16x16_u8_i8(int (&c)[8], const unsigned (&a)[4], const unsigned (&b)[4]) {
+    const i32x4 left = {int(a[0]), int(a[1]), int(a[2]), int(a[3])};
+    const i32x4 right = {int(b[0]), int(b[1]), int(b[2]), int(b[3])};
+    i32x8 sum = {c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]};
+    sum = __builtin_amdgcn_wmma_i32_16x16x16_iu8_w32(false, left, true, right, sum, false);
     #pragma unroll
     for (int i = 0; i < 8; ++i)
         c[i] = sum[i];

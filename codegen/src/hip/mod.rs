@@ -88,6 +88,15 @@ impl Language for Hip {
     fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr {
         needs.call("byte_permute", parts)
     }
+    fn instruction_product(&self, element: Scalar) -> &'static str {
+        match element {
+            Scalar::F16 => "mma_16x16x16_f16",
+            Scalar::BF16 => "mma_16x16x16_bf16",
+            Scalar::I8 => "mma_16x16x16_i8",
+            Scalar::U8 => "mma_16x16x16_u8_i8",
+            _ => "",
+        }
+    }
     fn sync(&self, what: Sync, _: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, needs)
     }

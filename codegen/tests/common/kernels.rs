@@ -245,6 +245,7 @@ pub fn matmul(target: &str, element: Scalar) -> Kernel {
                     index: vec![tile],
                 },
                 element,
+                shape: MmaShape::Square,
             });
         });
         b.stmt(StmtKind::Barrier);

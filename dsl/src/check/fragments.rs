@@ -6,15 +6,17 @@ use crate::target::{FragmentLayout, TARGETS};
 
 pub fn check(kernel: &Kernel, scope: &Scope, report: &mut Report) {
     let target = &kernel.target;
-    let operand = target.fragments.operand_registers();
+    let layout = target.fragments;
     each_statement(&scope.body.block, &mut Path::new(), &mut |stmt, _| match &stmt.kind {
         StmtKind::Mma {
             accumulator,
             a,
             b,
             element,
+            shape: size,
         } => {
-            if !target.mma_elements.contains(element) {
+            let is_byte = matches!(element, Scalar::I8 | Scalar::U8) && *size == MmaShape::Instruction;
+            if !is_byte && !target.mma_elements.contains(element) {
                 let able: Vec<_> = TARGETS
                     .iter()
                     .filter(|t| t.mma_elements.contains(element))
@@ -32,18 +34,21 @@ pub fn check(kernel: &Kernel, scope: &Scope, report: &mut Report) {
                     "convert while storing to the shared tile",
                 );
             }
-            let accumulators = FragmentLayout::ACCUMULATOR_REGISTERS;
-            shape(
-                scope,
-                stmt.at,
-                "accumulator",
-                accumulator,
-                Scalar::F32,
-                accumulators,
-                report,
-            );
-            shape(scope, stmt.at, "left operand", a, Scalar::U32, operand, report);
-            shape(scope, stmt.at, "right operand", b, Scalar::U32, operand, report);
+            let sum = if is_byte { Scalar::I32 } else { Scalar::F32 };
+            let [sums, left, right] = match size {
+                MmaShape::Square => [
+                    FragmentLayout::ACCUMULATOR_REGISTERS,
+                    layout.operand_registers(),
+                    layout.operand_registers(),
+                ],
+                MmaShape::Instruction => {
+                    let words = layout.words_per_row(element.bytes());
+                    [layout.column_accumulators(), layout.lane_rows() * words, words]
+                }
+            };
+            shape(scope, stmt.at, "accumulator", accumulator, sum, sums, report);
+            shape(scope, stmt.at, "left operand", a, Scalar::U32, left, report);
+            shape(scope, stmt.at, "right operand", b, Scalar::U32, right, report);
         }
         StmtKind::LoadMatrix { to, .. } => shape(scope, stmt.at, "matrix operand", to, Scalar::U32, 4, report),
         _ => {}
@@ -67,7 +72,7 @@ fn shape(
         report.add(
             at,
             format!("the {what} `{}` has {held} registers of {}", array.name, array.element),
-            format!("{count} registers of {element} in this target's 16×16 layout"),
+            format!("{count} registers of {element} in this target's layout"),
             "load operands with `OperandA::load` and `OperandB::load`, and accumulate in `Accumulators::zeros(n).at(i)`",
         );
     }

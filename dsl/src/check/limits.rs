@@ -44,6 +44,7 @@ fn warp_operation(scope: &Scope) -> Option<(&'static str, Location)> {
         let what = match &stmt.kind {
             StmtKind::Mma { .. } => Some("matrix product"),
             StmtKind::LoadMatrix { .. } => Some("matrix load"),
+            StmtKind::BulkCopy { .. } => Some("bulk copy"),
             StmtKind::Eval(value) => match &scope.body.value(*value).op {
                 Op::Shuffle { .. } => Some("shuffle"),
                 Op::WarpReduce { .. } => Some("warp reduction"),

@@ -21,6 +21,8 @@ fn places(body: &Body, kind: &StmtKind) -> Vec<Place> {
         StmtKind::Store { place, .. } => vec![*place],
         StmtKind::AsyncCopy { to, from } => vec![*to, *from],
         StmtKind::LoadMatrix { from, .. } => vec![*from],
+        StmtKind::BulkCopy { to, from, barrier, .. } => vec![*to, *from, *barrier],
+        StmtKind::WaitForCopy { barrier, .. } => vec![*barrier],
         _ => Vec::new(),
     }
 }

@@ -620,6 +620,17 @@ pub enum Unroll {
     Full,
 }
 
+/// How large a matrix product is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MmaShape {
+    /// 16×16×16.
+    Square,
+    /// What one instruction of the target multiplies: 16 rows, [`FragmentLayout::columns`] columns.
+    ///
+    /// [`FragmentLayout::columns`]: crate::target::FragmentLayout::columns
+    Instruction,
+}
+
 /// A statement and where it was written.
 #[derive(Clone, Debug)]
 pub struct Stmt {
@@ -745,16 +756,43 @@ pub enum StmtKind {
         /// Transposed on the way.
         transposed: bool,
     },
-    /// `accumulator += a · b` for 16×16×16 fragments in the target's layout. All 32 lanes must be active.
+    /// `accumulator += a · b` for fragments in the target's layout. All 32 lanes must be active.
     Mma {
-        /// Eight `f32` registers.
+        /// `f32` registers, or `i32` for products of bytes.
         accumulator: RegisterRef,
         /// A fragment.
         a: RegisterRef,
         /// B fragment.
         b: RegisterRef,
-        /// `F16` or `BF16`.
+        /// Element of A: `F16` or `BF16`, and for one instruction also `I8` or `U8`. B is of the same, or `I8`.
         element: Scalar,
+        /// How large the product is.
+        shape: MmaShape,
+    },
+    /// Makes barriers ready that count copies, before any copy names them. Called by all threads of a block; a block
+    /// barrier has to follow. Only recorded where the target has bulk copies.
+    InitCopyBarriers {
+        /// A shared array of `u64`, all of it.
+        barriers: SharedId,
+    },
+    /// Starts copying from global to shared memory on behalf of the whole warp, whose lanes agree on everything. A
+    /// [`Self::WaitForCopy`] on the same barrier waits for it. Only recorded where the target has bulk copies.
+    BulkCopy {
+        /// Shared memory, 16-byte aligned.
+        to: Place,
+        /// Global memory, 16-byte aligned.
+        from: Place,
+        /// A multiple of 16, a `u32`.
+        bytes: ValueId,
+        /// One `u64` of an array that [`Self::InitCopyBarriers`] has made ready.
+        barrier: Place,
+    },
+    /// Waits until the copy that the barrier counts has arrived; all lanes of a warp see its data.
+    WaitForCopy {
+        /// One `u64`.
+        barrier: Place,
+        /// 0 for the first copy of a barrier, 1 for the second, 0 for the third, …
+        parity: ValueId,
     },
     /// Calls a device function for its effects.
     Call {

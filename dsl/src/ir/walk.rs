@@ -55,6 +55,13 @@ impl StmtKind {
                 out
             }
             Self::Mma { accumulator, a, b, .. } => [&accumulator.index[..], &a.index, &b.index].concat(),
+            Self::BulkCopy {
+                to,
+                from,
+                bytes,
+                barrier,
+            } => vec![to.index, from.index, *bytes, barrier.index],
+            Self::WaitForCopy { barrier, parity } => vec![barrier.index, *parity],
             Self::Call { arguments, .. } => arguments.iter().filter_map(Argument::value).collect(),
             Self::Comment(_)
             | Self::DeclareRegisters { .. }
@@ -64,6 +71,7 @@ impl StmtKind {
             | Self::WarpBarrier
             | Self::AsyncCommit
             | Self::AsyncWait { .. }
+            | Self::InitCopyBarriers { .. }
             | Self::TriggerDependents
             | Self::WaitForPrerequisites => Vec::new(),
         }

@@ -389,6 +389,7 @@ pub fn mma<T: HalfElement>(accumulator: Accumulator, a: OperandA<T>, b: OperandB
         a: whole(a.registers),
         b: whole(b.registers),
         element: T::SCALAR,
+        shape: MmaShape::Square,
     };
     with(|r| r.push(kind, at));
 }

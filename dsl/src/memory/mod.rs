@@ -3,14 +3,20 @@
 //! Each space is a type of its own, so that `rustc` keeps them apart: a store into an [`In`] or a register tile
 //! where a shared tile is needed does not compile.
 
+mod copies;
 mod fragment;
 mod global;
+mod instruction;
 mod registers;
 mod shared;
 
-pub use fragment::{Accumulator, Accumulators, HalfElement, OperandA, OperandB, RowSums, mma};
+pub use copies::CopyRing;
+pub use fragment::{Accumulator, Accumulators, Element16, HalfElement, OperandA, OperandB, RowSums, mma};
 pub use global::{
     Extent, GlobalMemory, In, InOut, KernelParameter, Out, ReadAndWrite, ReadOnly, Readable, Writable, WriteOnly,
+};
+pub use instruction::{
+    ColumnOperand, MatrixElement, Product, Products, RowOperand, multiply, operand_column, operand_part, operand_row,
 };
 pub use registers::{RegisterIndex, Registers};
 pub use shared::{Shared, SharedTile, TileLayout, async_commit, async_copy, async_wait};

@@ -41,7 +41,7 @@ impl<T: Element> Shared<T> {
         Self::with_note(len, None, Location::caller())
     }
 
-    fn with_note(len: usize, note: Option<String>, at: Location) -> Self {
+    pub(crate) fn with_note(len: usize, note: Option<String>, at: Location) -> Self {
         if len == 0 {
             error(
                 at,
@@ -66,6 +66,10 @@ impl<T: Element> Shared<T> {
             len,
             marker: PhantomData,
         }
+    }
+
+    pub(crate) fn memory(self) -> Memory {
+        self.space.memory()
     }
 
     pub(crate) fn rename(self, name: &str) {

@@ -33,6 +33,8 @@ pub enum FindingKind {
     UninitialisedGlobal,
     /// Shared memory used while an async copy into it is in flight.
     AsyncNotWaited,
+    /// A wait for a copy that never arrives.
+    CopyNeverArrives,
     /// A barrier that not all lanes of the block reach.
     DivergentBarrier,
     /// A warp operation while some lane of the warp is inactive.
@@ -65,6 +67,7 @@ impl FindingKind {
             Self::UninitialisedRegister => "uninitialised-register",
             Self::UninitialisedGlobal => "uninitialised-global",
             Self::AsyncNotWaited => "async-not-waited",
+            Self::CopyNeverArrives => "copy-never-arrives",
             Self::DivergentBarrier => "divergent-barrier",
             Self::DivergentWarpOperation => "divergent-warp-operation",
             Self::NotUniform => "not-uniform",

@@ -269,7 +269,7 @@ pub(super) fn map2(function: Fn2, d: &mut [u32], a: &[u32], c: &[u32]) {
 }
 
 #[inline(always)]
-fn dot4(x: u32, y: u32, sum: u32, signed: bool) -> u32 {
+pub fn dot4(x: u32, y: u32, sum: u32, signed: bool) -> u32 {
     let byte = |word: u32, i: u32| word >> (8 * i);
     let mut total = sum as i32;
     for i in 0..4 {

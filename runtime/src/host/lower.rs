@@ -631,28 +631,72 @@ impl<'k> Lowering<'k> {
                 a,
                 b,
                 element,
+                shape,
             } => {
-                if !matches!(element, Scalar::F16 | Scalar::BF16) {
+                let is_byte = matches!(element, Scalar::I8 | Scalar::U8) && *shape == MmaShape::Instruction;
+                if !is_byte && !matches!(element, Scalar::F16 | Scalar::BF16) {
                     return Err(malformed(
                         at,
                         format!("a matrix product of {element}; f16 and bf16 exist"),
                     ));
                 }
-                let operand = self.program.fragments.operand_registers();
+                let layout = self.program.fragments;
                 let accumulator = self.reference(frame, accumulator, at)?;
                 let (a, b) = (self.reference(frame, a, at)?, self.reference(frame, b, at)?);
-                self.check_span(&accumulator, 8, at)?;
-                self.check_span(&a, operand, at)?;
-                self.check_span(&b, operand, at)?;
+                let element = *element;
+                let [sums, left, right] = match shape {
+                    MmaShape::Square => [8, layout.operand_registers(), layout.operand_registers()],
+                    MmaShape::Instruction => {
+                        let words = layout.words_per_row(element.bytes());
+                        [layout.column_accumulators(), layout.lane_rows() * words, words]
+                    }
+                };
+                self.check_span(&accumulator, sums, at)?;
+                self.check_span(&a, left, at)?;
+                self.check_span(&b, right, at)?;
                 self.emit(
                     at,
-                    Instr::Mma {
-                        accumulator,
-                        a,
-                        b,
-                        element: *element,
+                    match shape {
+                        MmaShape::Square => Instr::Mma {
+                            accumulator,
+                            a,
+                            b,
+                            element,
+                        },
+                        MmaShape::Instruction => Instr::Multiply {
+                            accumulator,
+                            a,
+                            b,
+                            element,
+                        },
                     },
                 );
+            }
+            // barriers are counted where copies name them
+            StmtKind::InitCopyBarriers { .. } => {}
+            StmtKind::BulkCopy {
+                to,
+                from,
+                bytes,
+                barrier,
+            } => {
+                let (to, from) = (self.place(frame, to, at)?, self.place(frame, from, at)?);
+                let bytes = self.one(frame, *bytes, at)?;
+                let barrier = self.place(frame, barrier, at)?;
+                self.emit(
+                    at,
+                    Instr::BulkCopy {
+                        to,
+                        from,
+                        bytes,
+                        barrier,
+                    },
+                );
+            }
+            StmtKind::WaitForCopy { barrier, parity } => {
+                let barrier = self.place(frame, barrier, at)?;
+                let parity = self.one(frame, *parity, at)?;
+                self.emit(at, Instr::WaitForCopy { barrier, parity });
             }
             StmtKind::Break => self.emit(at, Instr::Break),
             StmtKind::Continue => self.emit(at, Instr::Continue),

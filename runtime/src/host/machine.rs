@@ -542,6 +542,19 @@ impl Machine {
                 b,
                 element,
             } => self.mma(context, accumulator, a, b, *element, at)?,
+            Instr::Multiply {
+                accumulator,
+                a,
+                b,
+                element,
+            } => self.multiply(context, accumulator, a, b, *element, at)?,
+            Instr::BulkCopy {
+                to,
+                from,
+                bytes,
+                barrier,
+            } => self.bulk_copy(context, to, from, *bytes, barrier, at)?,
+            Instr::WaitForCopy { barrier, parity } => self.wait_for_copy(context, barrier, *parity, at)?,
             Instr::LoadMatrix { to, from, transposed } => self.load_matrix(context, to, from, *transposed, at)?,
             Instr::AsyncCopy { to, from } => self.async_copy(context, to, from, at)?,
             Instr::AsyncCommit => {

@@ -558,6 +558,116 @@ impl Machine {
         Ok(())
     }
 
+    /// A copy of a whole tile on behalf of each warp: done on the spot, pending for the sanitizer until waited for.
+    pub fn bulk_copy(
+        &mut self,
+        context: &Context,
+        to: &PlaceRef,
+        from: &PlaceRef,
+        bytes: Slot,
+        barrier: &PlaceRef,
+        at: Location,
+    ) -> Step {
+        self.whole_warps("a bulk copy", at)?;
+        let [to, from] = [to, from].map(|place| PlaceRef {
+            access: SIXTEEN_BYTES,
+            ..*place
+        });
+        self.addresses_of(context, barrier, at, true)?;
+        let (barriers, counted) = (self.addresses.clone(), self.live.clone());
+        self.addresses_of(context, &from, at, false)?;
+        let (sources, readable) = (self.addresses.clone(), self.live.clone());
+        self.addresses_of(context, &to, at, true)?;
+        let (Mem::Shared(array), Mem::Shared(counter)) = (to.memory, barrier.memory) else {
+            return Ok(());
+        };
+        let (targets, writable) = (self.addresses.clone(), self.live.clone());
+        for first in (0..self.lanes).step_by(32) {
+            if self.active[first] == 0 || [&counted, &readable, &writable].iter().any(|live| live[first] == 0) {
+                continue;
+            }
+            let bytes = at_lane(&self.planes[bytes as usize], first) as usize;
+            if !self.copy_is_inside(context, &from, &to, [sources[first], targets[first]], bytes, first, at)? {
+                continue;
+            }
+            for chunk in (0..bytes).step_by(16) {
+                let lane = first + chunk / 16 % 32;
+                self.addresses[lane] = sources[first] + chunk;
+                self.touch(context, &from, at, lane, Touched::Read)?;
+                let words = self.read16(context, from.memory, sources[first] + chunk);
+                for (word, value) in words.into_iter().enumerate() {
+                    if let Some(slot) = self.shared[array as usize].get_mut((targets[first] + chunk) / 4 + word) {
+                        *slot = value;
+                    }
+                }
+                self.addresses[lane] = targets[first] + chunk;
+                self.touch(context, &to, at, lane, Touched::Copy)?;
+            }
+            if let Some(sanitizer) = &mut self.sanitizer {
+                let lanes = first..(first + 32).min(self.lanes);
+                sanitizer.start_copy((counter, barriers[first]), lanes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Both ends of a bulk copy lie in their memories.
+    fn copy_is_inside(
+        &mut self,
+        context: &Context,
+        from: &PlaceRef,
+        to: &PlaceRef,
+        addresses: [usize; 2],
+        bytes: usize,
+        lane: usize,
+        at: Location,
+    ) -> Step<bool> {
+        for ((place, address), write) in [from, to].into_iter().zip(addresses).zip([false, true]) {
+            let it = extent(context, place);
+            if bytes % 16 != 0 || address + bytes > it.end {
+                let index = ((address + bytes - it.offset) >> place.element_shift) as u64;
+                self.bad_access(context, place, at, write, lane, index, bytes % 16 != 0)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub fn wait_for_copy(&mut self, context: &Context, barrier: &PlaceRef, parity: Slot, at: Location) -> Step {
+        self.whole_warps("a wait for a copy", at)?;
+        self.addresses_of(context, barrier, at, false)?;
+        let Mem::Shared(counter) = barrier.memory else {
+            return Ok(());
+        };
+        if self.sanitizer.is_none() {
+            return Ok(());
+        }
+        for first in (0..self.lanes).step_by(32) {
+            if self.active[first] == 0 || self.live[first] == 0 {
+                continue;
+            }
+            let parity = at_lane(&self.planes[parity as usize], first);
+            let address = self.addresses[first];
+            let arrives = self
+                .sanitizer
+                .as_mut()
+                .is_none_or(|sanitizer| sanitizer.finish_copies((counter, address), parity));
+            if !arrives {
+                let it = &context.program.shared[counter as usize];
+                self.report(FindingKind::CopyNeverArrives, at, first, |found| {
+                    found.of(&it.name, it.len as u64, (address / 8) as u64).says(
+                        format!("this wait never ends: no copy of parity {parity} has been started on the barrier"),
+                        "start a copy on the barrier first; parities go 0, 1, 0, 1, … with its copies",
+                    )
+                })?;
+            }
+        }
+        if let Some(sanitizer) = &mut self.sanitizer {
+            sanitizer.warp_barrier(&self.active);
+        }
+        Ok(())
+    }
+
     // Register arrays and tables
 
     /// Element index of a reference, per lane in `index` unless it is the same for all active lanes.

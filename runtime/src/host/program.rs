@@ -322,6 +322,23 @@ pub(super) enum Instr {
         b: RegRef,
         element: Scalar,
     },
+    /// The product of one matrix instruction.
+    Multiply {
+        accumulator: RegRef,
+        a: RegRef,
+        b: RegRef,
+        element: Scalar,
+    },
+    BulkCopy {
+        to: PlaceRef,
+        from: PlaceRef,
+        bytes: Slot,
+        barrier: PlaceRef,
+    },
+    WaitForCopy {
+        barrier: PlaceRef,
+        parity: Slot,
+    },
     Barrier,
     WarpBarrier,
     If {

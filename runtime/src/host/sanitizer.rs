@@ -66,6 +66,14 @@ pub(super) struct Sanitizer {
     /// Per array and element: one flag per lane.
     registers: Vec<Vec<Vec<bool>>>,
     copies: Vec<Copies>,
+    /// Bulk copies by barrier: how many were started, and what of the last one is not waited for.
+    bulk: HashMap<(u32, usize), BulkCopies>,
+}
+
+#[derive(Default)]
+struct BulkCopies {
+    started: u32,
+    pending: Vec<(u32, usize)>,
 }
 
 impl Touch {
@@ -131,6 +139,7 @@ impl Sanitizer {
                 .map(|array| vec![vec![false; program.lanes]; array.len as usize])
                 .collect(),
             copies: vec![Copies::default(); program.lanes],
+            bulk: HashMap::new(),
         }
     }
 
@@ -147,6 +156,7 @@ impl Sanitizer {
             element.fill(false);
         }
         self.copies.fill(Copies::default());
+        self.bulk.clear();
     }
 
     fn now(&self, lane: usize, at: Location) -> Touch {
@@ -287,6 +297,31 @@ impl Sanitizer {
                 }
             }
         }
+    }
+
+    /// What these lanes have touched as copies since is one copy that the barrier counts.
+    pub fn start_copy(&mut self, barrier: (u32, usize), lanes: std::ops::Range<usize>) {
+        let copies = self.bulk.entry(barrier).or_default();
+        copies.started += 1;
+        for lane in lanes {
+            copies.pending.append(&mut self.copies[lane].open);
+        }
+    }
+
+    /// Waits until the barrier's copy of that parity has arrived; false where it never does.
+    pub fn finish_copies(&mut self, barrier: (u32, usize), parity: u32) -> bool {
+        let Some(copies) = self.bulk.get_mut(&barrier) else {
+            return parity == 1;
+        };
+        let arrived = copies.pending.drain(..);
+        for (array, address) in arrived {
+            for cell in self.shared[array as usize].iter_mut().skip(address).take(16) {
+                // the copy engine wrote it, not a lane: whoever waits sees it
+                cell.pending = false;
+                cell.write = None;
+            }
+        }
+        (copies.started + 1) % 2 == parity
     }
 
     // Global memory

@@ -52,6 +52,30 @@ impl Positions {
     }
 }
 
+/// Adds the products of two 16-bit floats in each word, rounded to f32 one by one.
+fn multiply_halves(left: &[[u32; TILE]], right: &[[u32; TILE]], sums: &mut [[u32; TILE]; TILE], element: Scalar) {
+    let half = |words: &[u32; TILE], shift: u32| {
+        words.map(|word| {
+            f32::from_bits(match element {
+                Scalar::BF16 => word >> shift << 16,
+                _ => lanes::f16_to_f32(word >> shift & 0xffff),
+            })
+        })
+    };
+    let mut floats = sums.map(|row| row.map(f32::from_bits));
+    for (left, right) in left.iter().zip(right) {
+        for shift in [0, 16] {
+            let (left, right) = (half(left, shift), half(right, shift));
+            for (sums, a) in floats.iter_mut().zip(&left) {
+                for (sum, b) in sums.iter_mut().zip(&right) {
+                    *sum += a * b;
+                }
+            }
+        }
+    }
+    *sums = floats.map(|row| row.map(f32::to_bits));
+}
+
 impl Machine {
     /// Reports warps of which only some lanes are active.
     pub fn whole_warps(&mut self, what: &str, at: Location) -> Step {
@@ -231,8 +255,8 @@ impl Machine {
                 self.fragment_written(context, reference, count, at)?;
             }
             if layout == FragmentLayout::Wmma16x16x16 {
-                self.replicas_agree(context, a, a0, at)?;
-                self.replicas_agree(context, b, b0, at)?;
+                self.replicas_agree(context, a, a0, operand, at)?;
+                self.replicas_agree(context, b, b0, operand, at)?;
             }
         }
         let to_f32 = |half: u32| {
@@ -287,6 +311,85 @@ impl Machine {
         Ok(())
     }
 
+    /// `accumulator += a · b` as one matrix instruction does it.
+    pub fn multiply(
+        &mut self,
+        context: &Context,
+        accumulator: &RegRef,
+        a: &RegRef,
+        b: &RegRef,
+        element: Scalar,
+        at: Location,
+    ) -> Step {
+        self.whole_warps("a matrix product", at)?;
+        let layout = context.program.fragments;
+        let words = layout.words_per_row(element.bytes());
+        let (Some(c0), Some(a0), Some(b0)) = (
+            self.fragment(context, accumulator, at)?,
+            self.fragment(context, a, at)?,
+            self.fragment(context, b, at)?,
+        ) else {
+            return Ok(());
+        };
+        if self.sanitizer.is_some() {
+            self.fragment_written(context, accumulator, layout.column_accumulators(), at)?;
+            self.fragment_written(context, a, layout.lane_rows() * words, at)?;
+            self.fragment_written(context, b, words, at)?;
+            if layout == FragmentLayout::Wmma16x16x16 {
+                self.replicas_agree(context, a, a0, words, at)?;
+                self.replicas_agree(context, b, b0, words, at)?;
+            }
+        }
+        for warp in 0..self.lanes / WARP {
+            let lanes = warp * WARP..(warp + 1) * WARP;
+            if self.active[lanes.clone()].iter().all(|mask| *mask == 0) {
+                continue;
+            }
+            // word [part][word] of each row and column
+            let depth = layout.k_parts() * words;
+            let mut left = vec![[0u32; TILE]; depth];
+            let mut right = vec![[0u32; TILE]; depth];
+            for lane in 0..WARP {
+                let first = layout.operand_part(lane) * words;
+                for word in 0..words {
+                    for slot in 0..layout.lane_rows() {
+                        let register = a0 + layout.row_register(slot, word);
+                        left[first + word][layout.operand_row(lane, slot)] = self.planes[register][lanes.start + lane];
+                    }
+                    right[first + word][layout.operand_column(lane)] = self.planes[b0 + word][lanes.start + lane];
+                }
+            }
+            let mut sums = [[0u32; TILE]; TILE];
+            let held = 0..layout.column_accumulators();
+            for (element, lane) in held
+                .clone()
+                .flat_map(|element| (0..WARP).map(move |lane| (element, lane)))
+            {
+                let (row, column) = layout.column_position(lane, element);
+                sums[row][column] = self.planes[c0 + element][lanes.start + lane];
+            }
+            match element {
+                Scalar::I8 | Scalar::U8 => {
+                    for (left, right) in left.iter().zip(&right) {
+                        for (sums, a) in sums.iter_mut().zip(left) {
+                            for (sum, b) in sums.iter_mut().zip(right) {
+                                *sum = lanes::dot4(*a, *b, *sum, element == Scalar::I8);
+                            }
+                        }
+                    }
+                }
+                _ => multiply_halves(&left, &right, &mut sums, element),
+            }
+            for (element, lane) in held.flat_map(|element| (0..WARP).map(move |lane| (element, lane))) {
+                if self.active[lanes.start + lane] != 0 {
+                    let (row, column) = layout.column_position(lane, element);
+                    self.planes[c0 + element][lanes.start + lane] = sums[row][column];
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn fragment_written(&mut self, context: &Context, reference: &RegRef, count: usize, at: Location) -> Step {
         for offset in 0..count {
             self.register_is_written(context, reference, offset as u32, at)?;
@@ -295,8 +398,14 @@ impl Machine {
     }
 
     /// Lanes 0 to 15 and 16 to 31 of a replicated operand must hold the same.
-    fn replicas_agree(&mut self, context: &Context, reference: &RegRef, base: usize, at: Location) -> Step {
-        let registers = context.program.fragments.operand_registers();
+    fn replicas_agree(
+        &mut self,
+        context: &Context,
+        reference: &RegRef,
+        base: usize,
+        registers: usize,
+        at: Location,
+    ) -> Step {
         for warp in 0..self.lanes / WARP {
             for register in 0..registers {
                 let plane = &self.planes[base + register];
