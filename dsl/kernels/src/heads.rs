@@ -7,30 +7,41 @@ use tilekiln_dsl::prelude::*;
 use crate::block::block_sum;
 use crate::registry::prelude::*;
 
-/// One over the root mean square of a head's values, of which each of `head_dim` threads holds one.
+/// One over the root mean square of a head's values, of which each of `head_dim` threads holds one; the rest of the
+/// block's `threads` hold zeros.
 #[tile_fn]
-pub fn head_scale(value: Val<f32>, eps: Val<f32>, #[comptime] head_dim: usize) -> Val<f32> {
-    (block_sum(value * value, head_dim) * (1.0 / head_dim as f32) + eps).rsqrt()
+pub fn head_scale(
+    value: Val<f32>,
+    eps: Val<f32>,
+    #[comptime] head_dim: usize,
+    #[comptime] threads: usize,
+) -> Val<f32> {
+    (block_sum(value * value, threads) * (1.0 / head_dim as f32) + eps).rsqrt()
 }
 
 /// A head's values rotated, one per thread: value i goes with value i + head_dim/2 (NEOX). Holds a barrier.
 ///
-/// The angle is position * inverse_frequency in f32; a frequency of 0 leaves its pair as it is.
+/// The angle is position * inverse_frequency in f32; a frequency of 0 leaves its pair as it is. Threads behind the head
+/// keep their zeros.
 #[tile_fn]
 pub fn rotate_head(
     value: Val<f32>,
     position: Val<u32>,
     inverse_frequency: In<f32>,
     #[comptime] head_dim: usize,
+    #[comptime] threads: usize,
 ) -> Val<f32> {
     let half = head_dim / 2;
     let thread = thread_index();
-    let exchange = Shared::<f32>::new(head_dim);
+    let exchange = Shared::<f32>::new(threads);
     exchange[thread] = value;
     barrier();
     let is_first = thread < half;
-    let pair = select(is_first, thread, thread - half);
     let other = exchange[select(is_first, thread + half, thread - half)];
+    let mut pair = select(is_first, thread, thread - half);
+    if threads > head_dim {
+        pair = min(pair, half - 1);
+    }
     let angle = position.to::<f32>() * inverse_frequency[pair];
     value * angle.cos() + select(is_first, -other, other) * angle.sin()
 }
@@ -52,8 +63,8 @@ pub fn head_norm_rope(
     let head = block_index_y();
     let col = thread_index();
     let value = x[(token, head, col)];
-    let normalised = value * head_scale(value, eps, head_dim) * w[col];
-    x[(token, head, col)] = rotate_head(normalised, positions[token], inverse_frequency, head_dim);
+    let normalised = value * head_scale(value, eps, head_dim, head_dim) * w[col];
+    x[(token, head, col)] = rotate_head(normalised, positions[token], inverse_frequency, head_dim, head_dim);
 }
 
 /// The setting for the values of a head, one thread each.

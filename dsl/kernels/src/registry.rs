@@ -231,14 +231,14 @@ impl Random {
         Argument::Input((0..count).map(|_| self.0.random::<u8>()).collect())
     }
 
-    /// turbo3 groups with sane scales.
-    pub fn turbo3(&mut self, groups: usize) -> Argument {
-        let mut bytes = Vec::with_capacity(groups * 50);
-        for _ in 0..groups {
-            bytes.extend(f16::from_f32(self.0.random_range(0.5f32..2.0)).to_le_bytes());
-            bytes.extend((0..48).map(|_| self.0.random::<u8>()));
-        }
-        Argument::Input(bytes)
+    /// Pairs of bytes that are finite f16 and bf16 numbers, and any quants.
+    pub fn halves(&mut self, count: usize) -> Argument {
+        // 14 bits: below 2 as f16 and as bf16, and in two halves of an f32
+        Argument::Input(
+            (0..count)
+                .flat_map(|_| (self.0.random::<u16>() & 0xbfff).to_le_bytes())
+                .collect(),
+        )
     }
 }
 
@@ -260,10 +260,12 @@ pub const KERNELS: &[&Entry] = &[
     &crate::matmul::candidates::ENTRY,
     &crate::matmul::tiled::ENTRY,
     &crate::attention::cache_write::ENTRY,
-    &crate::attention::attend::ENTRY,
-    &crate::attention::flash::ENTRY,
-    &crate::turbo::turbo3::ENCODE,
-    &crate::turbo::turbo3::DECODE,
+    &crate::attention::exact::ENTRY,
+    &crate::attention::flash::DECODE,
+    &crate::attention::flash::PREFILL,
+    &crate::attention::combine::ENTRY,
+    &crate::turbo::blocks::ENCODE,
+    &crate::turbo::blocks::DECODE,
     &crate::select::ARGMAX,
     &crate::select::TOP_K,
     &crate::select::TAKE,

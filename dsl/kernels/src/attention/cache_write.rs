@@ -1,75 +1,113 @@
-//! Storing a step's keys and values into a cache of slots, each a ring of positions per KV head.
+//! Storing a step's keys and values into a cache of pages.
 
 use tilekiln_dsl::prelude::*;
 
-use crate::heads::{HEAD_DIM, head_dim, head_scale, rotate_head};
+use super::codec::{KvStore, StorePage, UnitShape};
+use super::formats::{self, HEAD_DIM, K, V};
+use super::pages::{PAGE, Side};
+use crate::heads::{head_scale, rotate_head};
 use crate::registry::prelude::*;
 
 /// The slot of tokens that are not stored.
 pub const NOWHERE: u32 = u32::MAX;
 
-/// One block per token (x) and KV head (y), one thread per value: keys are normalised, weighted and rotated, values are
-/// normalised; both go to \[slots\[token\], kv_head, positions\[token\] % capacity\] of their caches.
+/// Threads of a block: one for each value of a key or value as it is stored.
+fn threads<K: KvStore, V: KvStore>(head_dim: usize) -> usize {
+    K::stored(head_dim).max(V::stored(head_dim))
+}
+
+/// One block per token (x) and KV head (y), one thread per value: keys are normalised, weighted and rotated by position,
+/// values are normalised; both are encoded and go to page `page_table\[slots\[token\], positions\[token\] / 64\]` of their
+/// caches.
 ///
-/// `k` and `v` are raw projections and may be the same buffer. Tokens with the slot 0xffffffff are not stored. No two
-/// tokens of a launch may go to the same place. Batch invariance: a head's sums are added by its own block, always in
-/// the same order.
-#[kernel(threads = head_dim)]
-pub fn cache_write<Element: Float>(
+/// `k` and `v` are raw projections and may be the same buffer. The table's rows are rings: page p is entry
+/// p % slot_pages. Tokens with the slot 0xffffffff are not stored. No two tokens of a launch may go to the same place.
+/// Batch invariance: a head's sums are added by its own block, always in the same order.
+#[kernel(threads = threads::<K, V>(head_dim))]
+pub fn cache_write<K: KvStore, V: KvStore>(
     #[shape(tokens, kv_heads, head_dim)] k: In<f32>,
     #[shape(tokens, kv_heads, head_dim)] v: In<f32>,
     #[shape(head_dim)] w: In<f32>,
     #[shape(tokens)] positions: In<u32>,
     #[shape(tokens)] slots: In<u32>,
     #[shape(pairs)] inverse_frequency: In<f32>,
-    #[shape(slots, kv_heads, capacity, head_dim)] cache_k: Out<Element>,
-    #[shape(slots, kv_heads, capacity, head_dim)] cache_v: Out<Element>,
+    #[shape(slots, slot_pages)] page_table: In<u32>,
+    #[shape(pages, kv_heads, page_bytes)] cache_k: Out<u8>,
+    #[shape(pages, kv_heads, page_bytes)] cache_v: Out<u8>,
     kv_heads: u32,
-    capacity: u32,
+    slot_pages: u32,
     eps: f32,
     #[comptime] head_dim: usize,
 ) {
     let token = block_index();
     let kv_head = block_index_y();
-    let col = thread_index();
+    let dim = thread_index();
     let slot = slots[token];
+    let threads = threads::<K, V>(head_dim);
+    let terms = Shared::<f32>::new(threads);
+    let codes = Shared::<u8>::new(threads);
     if slot != NOWHERE {
         let position = positions[token];
-        let row = (slot * kv_heads + kv_head) * capacity + position % capacity;
+        let page = page_table[slot * slot_pages + position / PAGE % slot_pages];
+        let mut raw_key = f32(0.0);
+        let mut raw_value = f32(0.0);
+        let mut weight = f32(0.0);
+        if dim < head_dim {
+            raw_key = k[(token * kv_heads + kv_head) * head_dim + dim];
+            raw_value = v[(token * kv_heads + kv_head) * head_dim + dim];
+            weight = w[dim];
+        }
+        let normed = raw_key * head_scale(raw_key, eps, head_dim, threads) * weight;
+        let key = rotate_head(normed, position, inverse_frequency, head_dim, threads);
+        store_head::<K>(Side::Key, cache_k, page, kv_heads, kv_head, position, key, terms, codes, head_dim);
 
-        let key = k[(token, kv_head, col)];
-        let normalised = key * head_scale(key, eps, head_dim) * w[col];
-        let rotated = rotate_head(normalised, position, inverse_frequency, head_dim);
-        cache_k[row * head_dim + col] = rotated.to();
-
-        /// the barrier of the rotation lies between the two sums, which share their memory
-        let value = v[(token, kv_head, col)];
-        cache_v[row * head_dim + col] = (value * head_scale(value, eps, head_dim)).to();
+        /// the barriers of the rotation lie between the two sums, which share their memory
+        let value = raw_value * head_scale(raw_value, eps, head_dim, threads);
+        store_head::<V>(Side::Value, cache_v, page, kv_heads, kv_head, position, value, terms, codes, head_dim);
     }
 }
 
-/// Registration of [`cache_write`].
+/// Encodes and stores one head's keys or values, one a thread.
+#[tile_fn]
+fn store_head<Codec: KvStore>(
+    side: Side,
+    cache: Out<u8>,
+    page: Val<u32>,
+    kv_heads: Val<u32>,
+    kv_head: Val<u32>,
+    position: Val<u32>,
+    value: Val<f32>,
+    terms: Shared<f32>,
+    codes: Shared<u8>,
+    #[comptime] head_dim: usize,
+) {
+    let shape = UnitShape::here::<Codec>(side, head_dim);
+    let start = shape.page(page, kv_heads, kv_head);
+    let place = StorePage {
+        shape,
+        cache,
+        start,
+        position: position % PAGE,
+    };
+    Codec::store(&place, value, thread_index(), terms, codes, Codec::stored(head_dim));
+}
+
+/// Registration of [`cache_write`] with every pair of formats.
 pub const ENTRY: Entry = Entry {
     name: "cache_write",
-    parameters: &[ELEMENT, HEAD_DIM],
-    build: |settings| {
-        let head_dim = head_dim(settings)?;
-        Ok(match settings.text("element")? {
-            "f16" => cache_write::<f16>(head_dim),
-            "bf16" => cache_write::<bf16>(head_dim),
-            "f32" => cache_write::<f32>(head_dim),
-            other => return Err(settings.unsupported("element", other, &["f16", "bf16", "f32"])),
-        })
-    },
+    parameters: &[K, V, HEAD_DIM],
+    build: |settings| Ok((formats::pair(settings)?.cache_write)(formats::head_dim(settings)?)),
     example: |settings, random| {
-        let head_dim = head_dim(settings)?;
-        let (tokens, kv_heads, capacity) = (random.size(1, 5), random.size(1, 3), random.size(5, 11));
-        // consecutive positions of one slot, across the end of the ring
-        let first = random.size(0, 40) as u32;
+        let head_dim = formats::head_dim(settings)?;
+        let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
+        // consecutive positions of one slot, across the end of a page and of the ring
+        let first = random.size(0, 140) as u32;
         let slot = random.size(0, 2);
         let positions = (first..first + tokens as u32).flat_map(u32::to_le_bytes).collect();
         let slots = (0..tokens).flat_map(|_| (slot as u32).to_le_bytes()).collect();
-        let cache = 3 * kv_heads * capacity * head_dim * width(settings.text("element")?);
+        let page_table = (0..3 * slot_pages as u32).rev().flat_map(u32::to_le_bytes).collect();
+        let [k, v] = formats::sides(settings)?;
+        let bytes = |format: &formats::Format| 3 * slot_pages * kv_heads * (format.page_bytes)(head_dim);
         Ok(Example {
             grid: [tokens as u32, kv_heads as u32, 1],
             arguments: vec![
@@ -79,10 +117,11 @@ pub const ENTRY: Entry = Entry {
                 Argument::Input(positions),
                 Argument::Input(slots),
                 random.floats("f32", head_dim / 2),
-                Argument::output(cache),
-                Argument::output(cache),
+                Argument::Input(page_table),
+                Argument::output(bytes(k)),
+                Argument::output(bytes(v)),
                 Argument::U32(kv_heads as u32),
-                Argument::U32(capacity as u32),
+                Argument::U32(slot_pages as u32),
                 Argument::F32(1e-6),
             ],
         })

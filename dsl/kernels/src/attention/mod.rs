@@ -1,8 +1,19 @@
-//! Attention over a cache of keys and values.
+//! Attention over a cache of keys and values in pages.
 
-pub mod attend;
 pub mod cache_write;
 pub mod codec;
+pub mod combine;
+pub mod exact;
+mod examples;
+mod finish;
 pub mod flash;
-pub mod kv_f16;
-pub mod kv_turbo3;
+pub mod formats;
+pub mod kv_block;
+pub mod kv_float;
+pub mod kv_turbo;
+pub mod pages;
+pub mod partition;
+mod queries;
+mod rotate_back;
+mod scores;
+mod values;

@@ -11,28 +11,27 @@ pub const SIGNS_2: [u32; 4] = [0x16ac_ee90, 0x3f62_8fdc, 0xb7a5_357a, 0xbea5_656
 /// 1/√128, rounded to f32.
 pub const NORMALISE: f32 = 0.088_388_346;
 
-/// minus the value where the bit of this thread is set
+/// minus the value where the bit is set
 #[device_fn]
-fn with_sign(value: Val<f32>, signs: Val<u32>) -> Val<f32> {
-    select(signs >> lane_index() & 1 == 1, -value, value)
+pub fn with_sign(value: Val<f32>, signs: Val<u32>, bit: Val<u32>) -> Val<f32> {
+    (value.bitcast::<u32>() ^ (signs >> bit & 1) << 31).bitcast::<f32>()
 }
 
-/// The words of the two sign patterns that belong to this warp.
+/// Word `word` (0 to 3) of a sign pattern.
 #[tile_fn]
-fn word_of_warp(signs: [u32; 4]) -> Val<u32> {
-    let warp = warp_index();
-    select(
-        warp == 0,
-        signs[0],
-        select::<u32>(warp == 1, signs[1], select::<u32>(warp == 2, signs[2], signs[3])),
-    )
+pub fn word_of(signs: [u32; 4], word: Val<u32>) -> Val<u32> {
+    let upper = select::<u32>(word == 2, signs[2], signs[3]);
+    let lower = select::<u32>(word == 0, signs[0], signs[1]);
+    select(word < 2, lower, upper)
 }
 
-/// Rotates a group that 128 threads hold, one value each. All sums are rounded one by one, in the order the format
-/// fixes, so that stored bytes do not depend on the device. `exchange` holds 128 values.
+/// Rotates groups of 128 values, one value a thread; the threads of a group follow each other. All sums are rounded one
+/// by one, in the order the format fixes, so that stored bytes do not depend on the device. `exchange` holds one value a
+/// thread.
 #[tile_fn]
 pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [u32; 4], second: [u32; 4]) -> Val<f32> {
-    let mut coordinate = with_sign(value, word_of_warp(first));
+    let lane = lane_index();
+    let mut coordinate = with_sign(value, word_of(first, thread / 32 % 4), lane);
     /// butterflies within a warp: the lower lane gets the sum, the upper one the difference
     for distance in [1, 2, 4, 8, 16] {
         let other = shuffle_xor(coordinate, distance);
@@ -54,16 +53,20 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
             other.sub_unfused(coordinate),
         );
     }
-    let factor = with_sign(f32(NORMALISE), word_of_warp(second));
+    let factor = with_sign(f32(NORMALISE), word_of(second, thread / 32 % 4), lane);
     coordinate.mul_unfused(factor)
 }
 
-/// Sum over the group's 128 values in order, each thread computing all of it: the format fixes the order.
+/// Sum over the 128 values of this thread's group in order, each thread computing all of it: the format fixes the order.
 #[tile_fn]
-pub fn ordered_sum(terms: Shared<f32>) -> Val<f32> {
+pub fn ordered_sum(terms: Shared<f32>, thread: Val<u32>) -> Val<f32> {
+    let first = thread / GROUP * GROUP;
     let mut sum = f32(0.0);
-    for i in device_range(0, GROUP) {
-        sum = sum.add_unfused(terms[i]);
+    for i in device_range(0, GROUP / 4) {
+        let four = terms.load_as::<Pack<f32, 4>>(first + i * 4);
+        for j in 0..4 {
+            sum = sum.add_unfused(four.component(j));
+        }
     }
     sum
 }

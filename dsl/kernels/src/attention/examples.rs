@@ -1,0 +1,95 @@
+//! Random caches to try attention kernels on.
+
+use super::formats::{self, Format};
+use super::pages::PAGE;
+use crate::registry::prelude::*;
+
+/// Sizes of an example, and what follows from them: one sequence, its last rows being looked at.
+pub(super) struct Cache {
+    pub rows: usize,
+    pub kv_heads: usize,
+    pub gqa: usize,
+    pub head_dim: usize,
+    /// Keys of the sequence.
+    pub keys: usize,
+    /// Entries of a row of the page table.
+    pub slot_pages: usize,
+    slots: usize,
+    slot: usize,
+    formats: [&'static Format; 2],
+}
+
+impl Cache {
+    /// Random sizes.
+    pub fn draw(settings: &Settings, random: &mut Random) -> Result<Self, SettingError> {
+        let rows = random.size(1, 4);
+        let keys = random.size(rows, 150);
+        let slots = 2;
+        Ok(Self {
+            rows,
+            kv_heads: random.size(1, 2),
+            gqa: random.size(1, 3),
+            head_dim: formats::head_dim(settings)?,
+            keys,
+            slot_pages: keys.div_ceil(PAGE) + random.size(0, 1),
+            slots,
+            slot: random.size(0, slots - 1),
+            formats: formats::sides(settings)?,
+        })
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        self.kv_heads * self.gqa
+    }
+
+    fn words(values: impl Iterator<Item = usize>) -> Argument {
+        Argument::Input(values.flat_map(|value| (value as u32).to_le_bytes()).collect())
+    }
+
+    fn first(&self) -> usize {
+        self.keys - self.rows
+    }
+
+    /// Queries, both caches, the page table.
+    pub fn start(&self, random: &mut Random) -> Vec<Argument> {
+        let pages = self.slots * self.slot_pages;
+        let mut cache = |format: &Format| {
+            let count = pages * self.kv_heads;
+            let bytes = (format.page_bytes)(self.head_dim) * count;
+            random.halves(bytes / 2)
+        };
+        let [k, v] = self.formats.map(&mut cache);
+        vec![
+            random.floats("f32", self.rows * self.heads() * self.head_dim),
+            k,
+            v,
+            Self::words((0..pages).rev()),
+        ]
+    }
+
+    /// The slot of each row.
+    pub fn row_slots(&self) -> Argument {
+        Self::words((0..self.rows).map(|_| self.slot))
+    }
+
+    /// All rows as one group.
+    pub fn row_groups(&self) -> Argument {
+        Self::words([0, self.rows, self.slot].into_iter())
+    }
+
+    /// Positions of the rows: the last ones.
+    pub fn positions(&self) -> Argument {
+        Self::words(self.first()..self.keys)
+    }
+
+    /// Keys before and including their own.
+    pub fn visible(&self) -> Argument {
+        Self::words(self.first() + 1..self.keys + 1)
+    }
+
+    /// heads, gqa, slot_pages, window.
+    pub fn scalars(&self, window: u32) -> [Argument; 4] {
+        [self.heads() as u32, self.gqa as u32, self.slot_pages as u32, window].map(Argument::U32)
+    }
+}

@@ -1,0 +1,162 @@
+//! The list of cache formats, for every kernel that is generic over them.
+
+use tilekiln_dsl::prelude::*;
+use tilekiln_dsl::target::FragmentLayout;
+
+use super::codec::{KvCodec, KvStore, UnitShape};
+use super::flash::{FlashShape, flash_decode, flash_prefill};
+use super::kv_block::{KvQ4, KvQ8};
+use super::pages::Side;
+use super::{cache_write, exact};
+use crate::registry::prelude::*;
+use crate::turbo::format::{Turbo2, Turbo3, Turbo4, Turbo4First};
+
+/// A cache format.
+#[derive(Clone, Copy)]
+pub struct Format {
+    /// Its name in settings and on the command line.
+    pub name: &'static str,
+    /// Values of a head as they are stored, padding included.
+    pub stored: fn(usize) -> usize,
+    /// Bytes of a page (64 positions of one KV head) for heads of so many values; the same on every target.
+    pub page_bytes: fn(usize) -> usize,
+    /// How a unit is laid out on a target.
+    pub unit: fn(Side, usize, FragmentLayout) -> UnitShape,
+    /// Stored in the rotated domain.
+    pub rotated: bool,
+    /// A matrix instruction can be fed with it; otherwise it serves exact attention only.
+    pub is_fast: bool,
+}
+
+fn page_bytes<Codec: KvStore>(head_dim: usize) -> usize {
+    // the places of bits differ between targets, their number does not
+    UnitShape::new::<Codec>(Side::Key, head_dim, FragmentLayout::PairOfM16N8K16).page_bytes()
+}
+
+impl Format {
+    const fn of<Codec: KvStore>(is_fast: bool) -> Self {
+        Self {
+            name: Codec::NAME,
+            stored: Codec::stored,
+            page_bytes: page_bytes::<Codec>,
+            unit: UnitShape::new::<Codec>,
+            rotated: Codec::ROTATED,
+            is_fast,
+        }
+    }
+}
+
+/// Every format.
+pub const FORMATS: &[Format] = &[
+    Format::of::<f32>(false),
+    Format::of::<f16>(true),
+    Format::of::<bf16>(true),
+    Format::of::<KvQ8>(true),
+    Format::of::<KvQ4>(true),
+    Format::of::<Turbo2>(true),
+    Format::of::<Turbo3>(true),
+    Format::of::<Turbo4>(true),
+    Format::of::<Turbo4First>(true),
+];
+
+/// The format of a name.
+pub fn find(name: &str) -> Option<&'static Format> {
+    FORMATS.iter().find(|format| format.name == name)
+}
+
+/// A pair of formats, of keys and of values, and the kernels it makes.
+pub struct Pair {
+    names: [&'static str; 2],
+    /// [`cache_write`](cache_write::cache_write) of a head_dim.
+    pub cache_write: fn(usize) -> KernelDef,
+    /// [`attend_exact`](exact::attend_exact) of a head_dim.
+    pub exact: fn(usize) -> KernelDef,
+    /// [`flash_decode`] and [`flash_prefill`], where both formats are fast.
+    pub flash: Option<[fn(FlashShape) -> KernelDef; 2]>,
+}
+
+impl Pair {
+    const fn stored<Keys: KvStore, Values: KvStore>() -> Self {
+        Self {
+            names: [Keys::NAME, Values::NAME],
+            cache_write: cache_write::cache_write::<Keys, Values>,
+            exact: exact::attend_exact::<Keys, Values>,
+            flash: None,
+        }
+    }
+
+    const fn of<Keys: KvCodec, Values: KvCodec>() -> Self {
+        Self {
+            flash: Some([flash_decode::<Keys, Values>, flash_prefill::<Keys, Values>]),
+            ..Self::stored::<Keys, Values>()
+        }
+    }
+}
+
+/// Every key format with every value format.
+macro_rules! pairs {
+    ($($k:ty),*) => { pairs!(@rows [$($k),*] $($k),*) };
+    (@rows $all:tt $($k:ty),*) => { &[$(pairs!(@row $k, $all)),*] };
+    (@row $k:ty, [$($v:ty),*]) => { &[$(Pair::of::<$k, $v>()),*] };
+}
+
+/// Every pair of fast formats: a new format is a word here and a line in [`FORMATS`].
+const PAIRS: &[&[Pair]] = pairs![f16, bf16, KvQ8, KvQ4, Turbo2, Turbo3, Turbo4, Turbo4First];
+/// f32 goes with itself only.
+const EXACT: &[Pair] = &[Pair::stored::<f32, f32>()];
+
+/// The setting that names the format of keys.
+pub const K: Parameter = choice("k", "f16", "format of cached keys");
+/// The setting that names the format of values.
+pub const V: Parameter = choice("v", "f16", "format of cached values");
+/// The setting for the values of a head.
+pub const HEAD_DIM: Parameter = choice("head_dim", "256", "values per head: 64, 128, 256 or 512");
+/// Head dims that there are kernels for.
+pub const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
+
+/// Values of a head.
+///
+/// # Errors
+/// There are no kernels for so many.
+pub fn head_dim(settings: &Settings) -> Result<usize, SettingError> {
+    let head_dim = settings.number("head_dim")?;
+    settings.require("head_dim", HEAD_DIMS.contains(&head_dim), "64, 128, 256 or 512")?;
+    Ok(head_dim)
+}
+
+/// The formats of keys and values that the settings name.
+///
+/// # Errors
+/// There is none of that name.
+pub fn sides(settings: &Settings) -> Result<[&'static Format; 2], SettingError> {
+    let side = |key: &str| {
+        let name = settings.text(key)?;
+        let known: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
+        find(name).ok_or_else(|| settings.unsupported(key, name, &known))
+    };
+    Ok([side("k")?, side("v")?])
+}
+
+/// The pair of formats that the settings name.
+///
+/// # Errors
+/// There is none of that name, or f32 is to go with another format.
+pub fn pair(settings: &Settings) -> Result<&'static Pair, SettingError> {
+    let wanted = sides(settings)?.map(|format| format.name);
+    let mut all = PAIRS.iter().copied().flatten().chain(EXACT);
+    all.find(|pair| pair.names == wanted).ok_or_else(|| {
+        let with = if wanted[0] == "f32" { "v" } else { "k" };
+        settings.unsupported(with, wanted[usize::from(with == "v")], &["f32 where the other one is f32"])
+    })
+}
+
+/// The kernels of fast attention for the formats that the settings name.
+///
+/// # Errors
+/// As [`pair`]; f32 has no fast attention.
+pub fn flash(settings: &Settings) -> Result<[fn(FlashShape) -> KernelDef; 2], SettingError> {
+    pair(settings)?.flash.ok_or_else(|| {
+        let fast: Vec<_> = FORMATS.iter().filter(|format| format.is_fast).map(|format| format.name).collect();
+        settings.unsupported("k", "f32", &fast)
+    })
+}

@@ -1,0 +1,182 @@
+//! How the keys of a sequence are divided among blocks.
+//!
+//! The division depends on the keys' positions alone, never on how long a sequence is or what else is in a step: a
+//! token's result is the same bits alone and in a batch. Chunks grow with the position, so that short contexts have
+//! many small blocks and long ones few partial results: one page each up to 32 pages, two up to 128, four up to 512,
+//! sixteen beyond. Layers with a window have one page a chunk, counted from the first page that the step's rows see.
+
+use tilekiln_dsl::prelude::*;
+
+use super::pages::PAGE;
+
+/// `(first page, pages a chunk)` of each stretch of the division; the last one goes on.
+const STRETCHES: [(usize, usize); 4] = [(0, 1), (32, 2), (128, 4), (512, 16)];
+/// Stands for "no window".
+pub const NO_WINDOW: u32 = u32::MAX;
+
+/// Chunks before each stretch.
+fn chunks_before(stretch: usize) -> usize {
+    (0..stretch)
+        .map(|i| (STRETCHES[i + 1].0 - STRETCHES[i].0) / STRETCHES[i].1)
+        .sum()
+}
+
+/// Chunks of the first `pages` pages.
+pub fn chunks_of_pages(pages: usize) -> usize {
+    let stretch = STRETCHES.iter().rposition(|(first, _)| *first < pages).unwrap_or(0);
+    let (first, size) = STRETCHES[stretch];
+    chunks_before(stretch) + (pages - first).div_ceil(size)
+}
+
+/// Blocks along x that any step of up to `rows` rows of a sequence needs, whose rows see keys below `end`, in layers
+/// with that window ([`NO_WINDOW`] for none).
+pub fn chunks(end: usize, window: u32, rows: usize) -> usize {
+    let pages = end.div_ceil(PAGE).max(1);
+    if window == NO_WINDOW {
+        return chunks_of_pages(pages);
+    }
+    // the first row's window may begin in the middle of a page
+    let most = (window as usize + rows).div_ceil(PAGE) + 1;
+    pages.min(most)
+}
+
+/// Keys that a row, or several rows of a sequence, see: positions `begin..end`.
+#[derive(Clone, Copy)]
+pub struct Span {
+    /// First visible key.
+    pub begin: Val<u32>,
+    /// The one behind the last; `begin` where nothing is visible.
+    pub end: Val<u32>,
+}
+
+impl Span {
+    /// What one row sees: keys below `visible[row]` that are less than `window` before `positions[row]`.
+    #[tile_fn]
+    pub fn of_row(positions: In<u32>, visible: In<u32>, row: Val<u32>, window: Val<u32>) -> Self {
+        let position = positions[row];
+        let begin = select(position < window, 0u32, position - window + 1);
+        let end = max(visible[row], begin);
+        Self { begin, end }
+    }
+
+    /// What `rows` rows see together, which follow each other in one sequence.
+    #[tile_fn]
+    pub fn of_rows(
+        positions: In<u32>,
+        visible: In<u32>,
+        first_row: Val<u32>,
+        rows: Val<u32>,
+        window: Val<u32>,
+    ) -> Self {
+        let first = Self::of_row(positions, visible, first_row, window);
+        let last = Self::of_row(positions, visible, first_row + rows - 1, window);
+        let begin = first.begin;
+        let end = max(first.end, last.end);
+        Self { begin, end }
+    }
+}
+
+/// Pages `begin..end` of a chunk, cut to what the span needs.
+#[derive(Clone, Copy)]
+pub struct Pages {
+    /// First page.
+    pub begin: Val<u32>,
+    /// The one behind the last.
+    pub end: Val<u32>,
+}
+
+/// first page of a chunk of the division
+#[device_fn]
+fn first_page(chunk: Val<u32>) -> Val<u32> {
+    let mut page = chunk;
+    for i in 1..STRETCHES.len() {
+        let (start, size) = STRETCHES[i];
+        let before = chunks_before(i);
+        if chunk >= before {
+            page = (chunk - before) * size + start;
+        }
+    }
+    page
+}
+
+/// chunk of the division that a page is part of
+#[device_fn]
+fn chunk_of(page: Val<u32>) -> Val<u32> {
+    let mut chunk = page;
+    for i in 1..STRETCHES.len() {
+        let (start, size) = STRETCHES[i];
+        let before = chunks_before(i);
+        if page >= start {
+            chunk = (page - start) / size + before;
+        }
+    }
+    chunk
+}
+
+/// The pages of a block's chunk. `chunk` counts from the first one that the span needs in layers with a window, else
+/// from the first of the sequence.
+#[tile_fn]
+pub fn chunk_pages(chunk: Val<u32>, span: Span, window: Val<u32>) -> Pages {
+    let (first, last) = (span.begin / PAGE, (span.end + (PAGE - 1)) / PAGE);
+    let has_window = window != NO_WINDOW;
+    let begin = select(has_window, first + chunk, first_page(chunk));
+    let after = select(has_window, first + chunk + 1, first_page(chunk + 1));
+    let end = min(after, last);
+    Pages { begin, end }
+}
+
+/// Chunks of the division, as numbers that do not depend on the step: `begin..end` of those a span needs, and the one
+/// that a block with x = 0 has.
+#[derive(Clone, Copy)]
+pub struct Chunks {
+    /// First needed.
+    pub begin: Val<u32>,
+    /// The one behind the last needed.
+    pub end: Val<u32>,
+    /// The chunk of block x = 0.
+    pub first_block: Val<u32>,
+}
+
+/// The chunks that a span needs.
+#[tile_fn]
+pub fn chunks_of_span(span: Span, window: Val<u32>) -> Chunks {
+    let (first, last) = (span.begin / PAGE, (span.end + (PAGE - 1)) / PAGE);
+    let has_window = window != NO_WINDOW;
+    let begin = select(has_window, first, 0u32);
+    let needed = select(last == 0, 0u32, chunk_of(last - 1) + 1);
+    let end = select(has_window, last, needed);
+    Chunks {
+        begin,
+        end,
+        first_block: begin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunks follow each other without gaps, and their number grows with the pages one by one.
+    #[test]
+    fn the_division_has_no_gaps() {
+        let mut page = 0;
+        let mut chunk = 0;
+        while page < 3000 {
+            let stretch = STRETCHES.iter().rposition(|(first, _)| *first <= page).unwrap_or(0);
+            let size = STRETCHES[stretch].1;
+            for inside in 1..=size {
+                assert_eq!(chunks_of_pages(page + inside), chunk + 1, "page {page} + {inside}");
+            }
+            page += size;
+            chunk += 1;
+        }
+        assert_eq!(chunks(0, NO_WINDOW, 1), 1);
+    }
+
+    #[test]
+    fn a_window_needs_few_blocks() {
+        assert_eq!(chunks(100_000, 512, 1), 10);
+        assert_eq!(chunks(100, 512, 1), 2);
+        assert_eq!(chunks(100_000, 512, 4), 10);
+    }
+}
