@@ -151,6 +151,25 @@ __device__ __forceinline__ T warp_max(T value) {
 }",
     ),
     helper(
+        "exp2_flushed",
+        r#"
+// 2^x; 0 below the normal numbers
+__device__ __forceinline__ float exp2_flushed(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}"#,
+    ),
+    helper(
+        "in_register",
+        r#"
+// the same number, kept in a register instead of made anew where it is used
+__device__ __forceinline__ unsigned in_register(unsigned number) {
+    asm volatile("" : "+r"(number));
+    return number;
+}"#,
+    ),
+    helper(
         "dot4",
         r"
 // sum + a . b over four signed bytes

@@ -54,8 +54,8 @@ impl Language for Cuda {
     fn binary(&self, op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
         writer::binary(op, ty, a, b, needs)
     }
-    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], _: &mut Needs) -> Spelled<Expr> {
-        writer::math(function, ty, operands)
+    fn math(&self, function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
+        writer::math(function, ty, operands, needs)
     }
     fn convert(&self, from: Type, to: Type, a: &Expr, needs: &mut Needs) -> Spelled<Option<Expr>> {
         writer::convert(from, to, a, needs)
@@ -100,6 +100,12 @@ impl Language for Cuda {
     }
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, async_copy, needs)
+    }
+    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
+        match blocks {
+            0 => format!("__launch_bounds__({threads})"),
+            _ => format!("__launch_bounds__({threads}, {blocks})"),
+        }
     }
     fn dynamic_shared(&self) -> &'static str {
         "alignas(16) extern __shared__ unsigned char"

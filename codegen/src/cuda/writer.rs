@@ -188,7 +188,7 @@ pub(super) fn binary(op: BinaryOp, ty: Type, a: &Expr, b: &Expr, needs: &mut Nee
     Ok(Some(call(function, &[a, b])))
 }
 
-pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr]) -> Spelled<Expr> {
+pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Needs) -> Spelled<Expr> {
     let name = match (function, ty) {
         (MathFn::Abs, Type::Scalar(Scalar::I32)) => "abs",
         (MathFn::Fma, HALF2) => "__hfma2",
@@ -199,6 +199,7 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr]) -> Spelled<Exp
             MathFn::Sqrt => "sqrtf",
             MathFn::Rsqrt => "rsqrtf",
             MathFn::Exp2 => "exp2f",
+            MathFn::Exp2Flushed => needs.helper("exp2_flushed"),
             MathFn::Log2 => "log2f",
             MathFn::Sin => "sinf",
             MathFn::Cos => "cosf",

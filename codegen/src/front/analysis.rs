@@ -456,7 +456,8 @@ impl Flow<'_> {
             Op::ReadVariable(variable) => Reads::Variable(*variable),
             Op::ReadRegister(reference) => Reads::Registers(reference.registers),
             Op::Load(place) => Reads::Memory(place.memory),
-            Op::Shuffle { .. } | Op::WarpReduce { .. } | Op::Ballot(_) => Reads::Lanes,
+            // a number that is to stay in a register is not made inside of loops
+            Op::Shuffle { .. } | Op::WarpReduce { .. } | Op::Ballot(_) | Op::InRegister(_) => Reads::Lanes,
             Op::Call { function, .. } => match self.call_effect(*function) {
                 CallEffect::Pure => Reads::Nothing,
                 CallEffect::Reads => Reads::AnyMemory,

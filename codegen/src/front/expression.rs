@@ -273,6 +273,10 @@ impl Printer<'_, '_> {
             }
             Op::Call { function, arguments } => Expr::primary(self.call(*function, arguments, at)?),
             Op::AssumeUniform(a) => self.value(*a, context)?,
+            Op::InRegister(a) => {
+                let value = self.value(*a, Context::Mask)?;
+                self.file.needs.call("in_register", &[value])
+            }
         })
     }
 

@@ -408,13 +408,11 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
 
 fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenError> {
     let kernel = file.kernel;
+    let bounds = file.language.launch_bounds(kernel.threads, kernel.blocks);
     let mut printer = Printer::new(file, &kernel.body, Owner::Kernel(kernel));
     let at = Some(kernel.at);
     let mut head = Output::default();
-    head.line(
-        format!("extern \"C\" __global__ void __launch_bounds__({})", kernel.threads),
-        at,
-    );
+    head.line(format!("extern \"C\" __global__ void {bounds}"), at);
     let open = format!("{}(", kernel.symbol);
     let mut rows = Vec::new();
     for (parameter, name) in kernel.parameters.iter().zip(printer.parameters.clone()) {

@@ -156,6 +156,8 @@ pub(crate) trait Language {
     fn instruction_product(&self, element: Scalar) -> &'static str;
     /// A statement; `None` where the target needs none.
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String>;
+    /// What is said of a kernel's threads, and of the blocks that are to fit on a multiprocessor (0: nothing).
+    fn launch_bounds(&self, threads: usize, blocks: usize) -> String;
     /// How dynamic shared memory is declared.
     fn dynamic_shared(&self) -> &'static str;
 }

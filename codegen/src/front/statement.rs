@@ -616,7 +616,7 @@ fn operation_name(op: &Op) -> &'static str {
             MathFn::Fma => "fused",
             MathFn::Sqrt => "root",
             MathFn::Rsqrt => "inverse_root",
-            MathFn::Exp2 => "power",
+            MathFn::Exp2 | MathFn::Exp2Flushed => "power",
             MathFn::Log2 => "logarithm",
             MathFn::Sin => "sine",
             MathFn::Cos => "cosine",
@@ -633,6 +633,7 @@ fn operation_name(op: &Op) -> &'static str {
         Op::Ballot(_) => "votes",
         Op::Dot4 { .. } => "dot",
         Op::BytePermute { .. } => "permuted",
+        Op::InRegister(_) => "kept",
         _ => "value",
     }
 }

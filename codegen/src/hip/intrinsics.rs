@@ -154,6 +154,10 @@ pub(super) const HELPERS: &[Helper] = &[
         "__device__ __forceinline__ float math_exp2(float x) { return __builtin_exp2f(x); }",
     ),
     helper(
+        "exp2_flushed",
+        "__device__ __forceinline__ float exp2_flushed(float x) { return __builtin_amdgcn_exp2f(x); }   // 0 below the normal numbers",
+    ),
+    helper(
         "math_log2",
         "__device__ __forceinline__ float math_log2(float x) { return __builtin_log2f(x); }",
     ),
@@ -503,6 +507,15 @@ __device__ __forceinline__ T warp_max(T value) {
         value = math_max(value, shuffle_xor<16>(value));
     return value;
 }",
+    ),
+    helper(
+        "in_register",
+        r#"
+// the same number, kept in a register instead of made anew where it is used
+__device__ __forceinline__ unsigned in_register(unsigned number) {
+    asm volatile("" : "+v"(number));
+    return number;
+}"#,
     ),
     helper(
         "dot4",

@@ -153,6 +153,7 @@ pub(super) fn math(function: MathFn, ty: Type, operands: &[Expr], needs: &mut Ne
             MathFn::Sqrt => "math_sqrt",
             MathFn::Rsqrt => "math_rsqrt",
             MathFn::Exp2 => "math_exp2",
+            MathFn::Exp2Flushed => "exp2_flushed",
             MathFn::Log2 => "math_log2",
             MathFn::Sin => "math_sin",
             MathFn::Cos => "math_cos",

@@ -10,12 +10,7 @@ use crate::registry::prelude::*;
 /// One over the root mean square of a head's values, of which each of `head_dim` threads holds one; the rest of the
 /// block's `threads` hold zeros.
 #[tile_fn]
-pub fn head_scale(
-    value: Val<f32>,
-    eps: Val<f32>,
-    #[comptime] head_dim: usize,
-    #[comptime] threads: usize,
-) -> Val<f32> {
+pub fn head_scale(value: Val<f32>, eps: Val<f32>, #[comptime] head_dim: usize, #[comptime] threads: usize) -> Val<f32> {
     (block_sum(value * value, threads) * (1.0 / head_dim as f32) + eps).rsqrt()
 }
 

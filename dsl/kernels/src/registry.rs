@@ -261,6 +261,7 @@ pub const KERNELS: &[&Entry] = &[
     &crate::matmul::tiled::ENTRY,
     &crate::attention::cache_write::ENTRY,
     &crate::attention::exact::ENTRY,
+    &crate::attention::queries::ENTRY,
     &crate::attention::flash::DECODE,
     &crate::attention::flash::PREFILL,
     &crate::attention::combine::ENTRY,

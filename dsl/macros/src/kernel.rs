@@ -2,8 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Expr, GenericParam, ItemFn, MetaNameValue, ReturnType, Type};
+use syn::{Expr, GenericParam, ItemFn, MetaNameValue, ReturnType, Token, Type};
 
 use crate::body::{self, Context};
 use crate::parameters::{self, Errors};
@@ -11,25 +13,39 @@ use crate::parameters::{self, Errors};
 /// Scalar types that are passed by value at launch.
 const SCALARS: &[&str] = &["u32", "i32", "u64", "f32"];
 
-fn threads(arguments: TokenStream) -> syn::Result<Expr> {
-    let help = "a kernel says how many threads a block has: #[kernel(threads = 256)], or an expression over its comptime parameters";
-    if arguments.is_empty() {
-        return Err(syn::Error::new(proc_macro2::Span::call_site(), help));
+/// What stands in the attribute.
+struct Bounds {
+    threads: Expr,
+    /// Blocks that are to fit on a multiprocessor at once; 0 leaves it to the compiler.
+    blocks: Expr,
+}
+
+fn bounds(arguments: TokenStream) -> syn::Result<Bounds> {
+    let help = "a kernel says how many threads a block has: #[kernel(threads = 256)], or an expression over its comptime parameters; `blocks = 2` behind it asks for registers so few that two blocks fit on a multiprocessor";
+    let listed = Punctuated::<MetaNameValue, Token![,]>::parse_terminated.parse2(arguments)?;
+    let (mut threads, mut blocks) = (None, syn::parse_quote!(0));
+    for argument in listed {
+        if argument.path.is_ident("threads") {
+            threads = Some(argument.value);
+        } else if argument.path.is_ident("blocks") {
+            blocks = argument.value;
+        } else {
+            return Err(syn::Error::new_spanned(&argument.path, help));
+        }
     }
-    let argument: MetaNameValue = syn::parse2(arguments)?;
-    if argument.path.is_ident("threads") {
-        Ok(argument.value)
-    } else {
-        Err(syn::Error::new_spanned(&argument.path, help))
-    }
+    let threads = threads.ok_or_else(|| syn::Error::new(proc_macro2::Span::call_site(), help))?;
+    Ok(Bounds { threads, blocks })
 }
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let mut function: ItemFn = syn::parse2(item)?;
     let mut errors = Errors::default();
-    let threads = threads(arguments).unwrap_or_else(|error| {
+    let Bounds { threads, blocks } = bounds(arguments).unwrap_or_else(|error| {
         errors.push(error);
-        syn::parse_quote!(0)
+        Bounds {
+            threads: syn::parse_quote!(0),
+            blocks: syn::parse_quote!(0),
+        }
     });
     parameters::check_signature(&function.sig, "kernel", &mut errors);
     if let Some(receiver) = function.sig.receiver() {
@@ -132,12 +148,13 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStr
             let mut settings = ::std::vec::Vec::new();
             #(#settings)*
             let block_threads: usize = #threads;
+            let resident_blocks: usize = #blocks;
             ::tilekiln_dsl::comptime::KernelDef::new(
                 #family,
                 &[#(#doc),*],
                 #location,
                 settings,
-                block_threads,
+                [block_threads, resident_blocks],
                 ::std::rc::Rc::new(move || {
                     #(let #copies = ::std::clone::Clone::clone(&#captured);)*
                     #(#declare)*

@@ -125,6 +125,8 @@ pub struct Kernel {
     pub target: Target,
     /// Threads in a block (x only).
     pub threads: usize,
+    /// Blocks that are to fit on a multiprocessor at once, which bounds registers; 0 leaves it to the compiler.
+    pub blocks: usize,
     /// Run-time parameters, in launch order.
     pub parameters: Vec<Parameter>,
     /// Named comptime constants that the body mentions.
@@ -485,6 +487,8 @@ pub enum Op {
     },
     /// The author's promise that all active lanes hold the same value (checked by the sanitizer, free elsewhere).
     AssumeUniform(ValueId),
+    /// The same `u32`, which the vendor compiler has to keep in a register: it must not make it anew where it is used.
+    InRegister(ValueId),
 }
 
 /// An argument of a call.
@@ -573,6 +577,8 @@ pub enum MathFn {
     Rsqrt,
     /// 2^x, within 2 ulp
     Exp2,
+    /// 2^x, within 2 ulp; 0 where that is below 2^-126
+    Exp2Flushed,
     /// log2 x, within 2 ulp
     Log2,
     /// sin x (radians), full range

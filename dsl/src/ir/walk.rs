@@ -103,7 +103,8 @@ impl Op {
             | Self::Bitcast(a)
             | Self::Component(a, _)
             | Self::Ballot(a)
-            | Self::AssumeUniform(a) => vec![*a],
+            | Self::AssumeUniform(a)
+            | Self::InRegister(a) => vec![*a],
             Self::Binary(_, a, b) | Self::Compare(_, a, b) => vec![*a, *b],
             Self::Select { condition, yes, no } => vec![*condition, *yes, *no],
             Self::Math(_, operands) | Self::Vector(operands) => operands.clone(),

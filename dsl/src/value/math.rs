@@ -28,6 +28,8 @@ functions! {
     rsqrt = Rsqrt;
     /// 2 to this power, within 2 ulp.
     exp2 = Exp2;
+    /// 2 to this power, within 2 ulp; 0 where that is below the normal numbers: one instruction.
+    exp2_flushed = Exp2Flushed;
     /// Logarithm to base 2, within 2 ulp.
     log2 = Log2;
     /// Sine of radians.
@@ -105,6 +107,15 @@ pub fn byte_permute(low: impl IntoVal<u32>, high: impl IntoVal<u32>, selector: i
     let high = high.into_val(1, at).id(at);
     let selector = selector.into_val(1, at).id(at);
     Val::record(Op::BytePermute { low, high, selector }, at)
+}
+
+/// The same number, kept in a register: a constant that is an operand of many instructions is otherwise moved to one in
+/// front of each.
+#[track_caller]
+pub fn in_register(value: impl IntoVal<u32>) -> Val<u32> {
+    let at = Location::caller();
+    let id = value.into_val(1, at).id(at);
+    Val::record(Op::InRegister(id), at)
 }
 
 /// Promises that all lanes of the block hold the same value here, so that a barrier may depend on it.

@@ -7,7 +7,29 @@ use crate::ir::{BinaryOp, Location, Op, UnaryOp};
 
 fn binary<T: DeviceType>(op: BinaryOp, a: Val<T>, b: Val<T>, at: Location) -> Val<T> {
     let (a, b) = (a.id(at), b.id(at));
+    if let Some(same) = unchanged(op, a, b) {
+        return Val::of_value(same);
+    }
     Val::record(Op::Binary(op, a, b), at)
+}
+
+/// The operand that the result equals, where the other one is an integer literal that changes nothing: comptime sizes
+/// of 0 and 1 leave no trace in the text.
+fn unchanged(op: BinaryOp, a: ValueId, b: ValueId) -> Option<ValueId> {
+    let literal = |id: ValueId| {
+        with(|r| match r.frame().body.value(id).op {
+            Op::Literal(Literal::U32(number)) => Some(u64::from(number)),
+            Op::Literal(Literal::I32(number)) => u64::try_from(number).ok(),
+            Op::Literal(Literal::U64(number)) => Some(number),
+            _ => None,
+        })
+    };
+    use BinaryOp::{Add, Div, Mul, Or, Shl, Shr, Sub, Xor};
+    match (op, literal(a), literal(b)) {
+        (Add | Sub | Or | Xor | Shl | Shr, _, Some(0)) | (Mul | Div, _, Some(1)) => Some(a),
+        (Add | Or | Xor, Some(0), _) | (Mul, Some(1), _) => Some(b),
+        _ => None,
+    }
 }
 
 // The right side carries the bound on the left side's type: otherwise rustc would only say that there is no operator.
@@ -123,6 +145,9 @@ macro_rules! shift {
                 let at = Location::caller();
                 let left = self.settled(at).id(at);
                 let amount = amount.into_val(1, at).id(at);
+                if let Some(same) = unchanged(BinaryOp::$op, left, amount) {
+                    return Val::of_value(same);
+                }
                 Val::record(Op::Binary(BinaryOp::$op, left, amount), at)
             }
         }

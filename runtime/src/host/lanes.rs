@@ -176,6 +176,10 @@ pub(super) fn map1(function: Fn1, d: &mut [u32], a: &[u32]) {
         Fn1::Sqrt => each1(d, a, |x| f(x).sqrt().to_bits()),
         Fn1::Rsqrt => each1(d, a, |x| ((1.0 / f64::from(f(x)).sqrt()) as f32).to_bits()),
         Fn1::Exp2 => each1(d, a, |x| f(x).exp2().to_bits()),
+        Fn1::Exp2Flushed => each1(d, a, |x| {
+            let power = f(x).exp2();
+            if power < f32::MIN_POSITIVE { 0 } else { power.to_bits() }
+        }),
         Fn1::Log2 => each1(d, a, |x| f(x).log2().to_bits()),
         Fn1::Sin => each1(d, a, |x| f(x).sin().to_bits()),
         Fn1::Cos => each1(d, a, |x| f(x).cos().to_bits()),

@@ -243,6 +243,7 @@ impl<'k> Lowering<'k> {
                 self.emit(at, Instr::AssumeUniform { s: s.clone() });
                 s
             }
+            Op::InRegister(value) => self.planes_of(frame, *value, at)?,
             Op::Call { .. } => return Err(unsupported(at, "a call inside an expression")),
         })
     }
@@ -427,6 +428,7 @@ impl<'k> Lowering<'k> {
             (MathFn::Sqrt, _) => Fn1::Sqrt,
             (MathFn::Rsqrt, _) => Fn1::Rsqrt,
             (MathFn::Exp2, _) => Fn1::Exp2,
+            (MathFn::Exp2Flushed, _) => Fn1::Exp2Flushed,
             (MathFn::Log2, _) => Fn1::Log2,
             (MathFn::Sin, _) => Fn1::Sin,
             (MathFn::Cos, _) => Fn1::Cos,

@@ -29,6 +29,7 @@ pub(super) enum Fn1 {
     Sqrt,
     Rsqrt,
     Exp2,
+    Exp2Flushed,
     Log2,
     Sin,
     Cos,

@@ -4,8 +4,6 @@
 //! launches, and compares. [`run`] records all cases for a target, loads them at once (so that a device can compile in
 //! parallel), and checks one after the other. The same cases run on every device; only the sizes differ ([`Extent`]).
 
-mod attend;
-mod attention;
 mod candidates;
 mod embed;
 mod gated;
@@ -124,8 +122,6 @@ pub fn all() -> Vec<Case> {
         linear::cases(),
         candidates::cases(),
         matmul::cases(),
-        attention::cases(),
-        attend::cases(),
         turbo::cases(),
         select::cases(),
     ]

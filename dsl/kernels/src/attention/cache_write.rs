@@ -59,11 +59,33 @@ pub fn cache_write<K: KvStore, V: KvStore>(
         }
         let normed = raw_key * head_scale(raw_key, eps, head_dim, threads) * weight;
         let key = rotate_head(normed, position, inverse_frequency, head_dim, threads);
-        store_head::<K>(Side::Key, cache_k, page, kv_heads, kv_head, position, key, terms, codes, head_dim);
+        store_head::<K>(
+            Side::Key,
+            cache_k,
+            page,
+            kv_heads,
+            kv_head,
+            position,
+            key,
+            terms,
+            codes,
+            head_dim,
+        );
 
         /// the barriers of the rotation lie between the two sums, which share their memory
         let value = raw_value * head_scale(raw_value, eps, head_dim, threads);
-        store_head::<V>(Side::Value, cache_v, page, kv_heads, kv_head, position, value, terms, codes, head_dim);
+        store_head::<V>(
+            Side::Value,
+            cache_v,
+            page,
+            kv_heads,
+            kv_head,
+            position,
+            value,
+            terms,
+            codes,
+            head_dim,
+        );
     }
 }
 

@@ -31,14 +31,7 @@ pub trait KvStore: Named + 'static {
 
     /// Stores one position's `stored` values, one a thread; further threads have none. All threads of the block take
     /// part. `terms` and `codes` hold one element a thread.
-    fn store(
-        page: &StorePage,
-        value: Val<f32>,
-        dim: Val<u32>,
-        terms: Shared<f32>,
-        codes: Shared<u8>,
-        stored: usize,
-    );
+    fn store(page: &StorePage, value: Val<f32>, dim: Val<u32>, terms: Shared<f32>, codes: Shared<u8>, stored: usize);
 
     /// Values `dim .. dim + 4` (a multiple of 4) of a position of the unit that starts at byte `unit`, as they are
     /// stored: rotated where the format rotates.
@@ -57,8 +50,18 @@ pub trait KvCodec: KvStore {
     /// Queries and weights are split into so many terms of that element.
     const TERMS: usize;
 
-    /// Values `4 · quad .. + 4` of this lane's run `run`, two to a word.
-    fn quad(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2];
+    /// Numbers that decoding uses again and again, in registers.
+    #[tile_fn]
+    fn tables() -> [Val<u32>; 2] {
+        [0u32, 0].map(|none: u32| u32(none))
+    }
+
+    /// Values `8 · octet .. + 8` of this lane's run `run` of a unit of keys, two to a word.
+    fn octet(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4];
+
+    /// Values `4 · quad .. + 4` of this lane's runs 2 · `pair` and 2 · `pair` + 1 of a unit of values: of each value both
+    /// positions in a word.
+    fn quad_of_pair(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4];
 }
 
 /// Where the parts of a unit lie.
@@ -141,6 +144,12 @@ impl UnitShape {
         at(page, (group * UNITS + unit) * self.bytes)
     }
 
+    /// Bytes from a unit to the same positions' unit of group `group`, counted from group 0.
+    #[tile_fn]
+    pub fn group_distance(&self, group: Val<u32>) -> Val<u64> {
+        group.to::<u64>() * (UNITS * self.bytes)
+    }
+
     /// Where among a unit's scales of [`Scales::Position`] that of a position is: lanes find those of their rows next to
     /// each other.
     pub fn scale_index(&self, position: usize) -> usize {
@@ -179,7 +188,10 @@ impl UnitShape {
     /// The byte of the scale of a position's block of 32 values.
     #[tile_fn]
     pub fn block_scale_of(&self, unit: Val<u64>, position: Val<u32>, dim: Val<u32>) -> Val<u64> {
-        at(unit, (position * (self.places.dims / BLOCK) + dim / BLOCK) * 2 + self.scales)
+        at(
+            unit,
+            (position * (self.places.dims / BLOCK) + dim / BLOCK) * 2 + self.scales,
+        )
     }
 
     /// Blocks of 32 values that a run is part of.
@@ -188,51 +200,209 @@ impl UnitShape {
     }
 }
 
+/// What lanes load of units, in registers: of one unit at a time, or of all that a page has for a warp.
+#[derive(Clone, Copy)]
+pub struct Stage {
+    words: Registers<u32>,
+    /// Two f16 to a word.
+    scales: Option<Registers<u32>>,
+    tables: [Val<u32>; 2],
+}
+
+/// The bytes at which what this lane loads of a warp's first unit starts: one for each plane, then for its scales.
+#[derive(Clone)]
+pub struct LaneStarts(Vec<Val<u64>>);
+
 /// What a lane has loaded of a unit.
 #[derive(Clone, Copy)]
 pub struct Loaded {
-    /// The words of its planes, one plane after the other.
+    /// The words of its planes, one plane after the other, from `first_word` on.
     pub words: Registers<u32>,
-    /// The scales of its blocks, each twice in a word; [`Scales::Block`] only.
-    pub scales: Option<Registers<u32>>,
+    /// First word of the unit.
+    pub first_word: Val<u32>,
+    scales: Option<Registers<u32>>,
+    first_scale: Val<u32>,
+    /// [`KvCodec::tables`]
+    pub tables: [Val<u32>; 2],
+}
+
+impl UnitShape {
+    /// Words of scales that a lane loads of a unit.
+    fn scale_words<Codec: KvStore>(&self) -> usize {
+        let runs = self.places.runs();
+        match (Codec::SCALES, self.places.side) {
+            (Scales::None, _) => 0,
+            // of each row that the lane has scores of; of each position that it weighs
+            (Scales::Position, Side::Key) => self.row_slots() / 2,
+            (Scales::Position, Side::Value) => runs / 2,
+            // one block's scale twice; the scales of two positions
+            (Scales::Block, Side::Key) => runs * self.run_blocks(),
+            (Scales::Block, Side::Value) => runs / 2,
+        }
+    }
+
+    /// Where this lane's part of the unit at byte `unit` lies.
+    #[tile_fn]
+    pub fn lane_starts<Codec: KvStore>(&self, unit: Val<u64>) -> LaneStarts {
+        let places = self.places;
+        let mut starts = (0..self.planes.len())
+            .map(|plane: usize| at(unit, self.planes[plane].lane_start(places)))
+            .collect::<Vec<Val<u64>>>();
+        let scale = match (Codec::SCALES, places.side) {
+            (Scales::Position, Side::Key) => self.scale_index_of(Products::<f32>::row(0)) * 2,
+            (Scales::Position, Side::Value) => places.position_of(0) * 2,
+            _ => (places.position_of(0) * (places.dims / BLOCK) + places.first_dim() / BLOCK) * 2,
+        };
+        if Codec::SCALES != Scales::None {
+            starts.push(at(unit, scale + self.scales));
+        }
+        LaneStarts(starts)
+    }
+}
+
+impl Stage {
+    /// Registers for `units` units, to be decoded with `tables`.
+    #[tile_fn]
+    pub fn new<Codec: KvStore>(shape: &UnitShape, units: usize, tables: [Val<u32>; 2]) -> Self {
+        let words = Registers::<u32>::undefined(units * shape.words());
+        let mut scales = None;
+        if Codec::SCALES != Scales::None {
+            let scale_words = Registers::<u32>::undefined(units * shape.scale_words::<Codec>());
+            scales = Some(scale_words);
+        }
+        Self { words, scales, tables }
+    }
+
+    /// Loads the unit `distance` bytes behind the warp's first one, to place `place` of the stage.
+    #[tile_fn]
+    pub fn fetch<Codec: KvStore>(
+        self,
+        shape: &UnitShape,
+        cache: In<u8>,
+        starts: &LaneStarts,
+        place: Val<u32>,
+        distance: Val<u64>,
+    ) {
+        let places = shape.places;
+        let mut first = 0;
+        for plane in 0..shape.planes.len() {
+            let start = starts.0[plane] + distance;
+            shape.planes[plane].load(places, cache, start, self.words, place * shape.words() + first);
+            first += shape.planes[plane].words(places);
+        }
+        if Codec::SCALES != Scales::None {
+            if let Some(scales) = self.scales {
+                let start = starts.0[shape.planes.len()] + distance;
+                load_scales::<Codec>(shape, cache, start, scales, place * shape.scale_words::<Codec>());
+            }
+        }
+    }
+
+    /// The unit at place `place`.
+    #[tile_fn]
+    pub fn unit<Codec: KvStore>(self, shape: &UnitShape, place: Val<u32>) -> Loaded {
+        Loaded {
+            words: self.words,
+            first_word: place * shape.words(),
+            scales: self.scales,
+            first_scale: place * shape.scale_words::<Codec>(),
+            tables: self.tables,
+        }
+    }
+}
+
+/// Loads this lane's scales of a unit, from byte `start` on.
+#[tile_fn]
+fn load_scales<Codec: KvStore>(
+    shape: &UnitShape,
+    cache: In<u8>,
+    start: Val<u64>,
+    scales: Registers<u32>,
+    first: Val<u32>,
+) {
+    let count = shape.scale_words::<Codec>();
+    if Codec::SCALES == Scales::Position {
+        load_words(cache, start, scales, first, count);
+    } else {
+        let position_bytes = shape.places.dims / BLOCK * 2;
+        match shape.places.side {
+            Side::Key => {
+                let blocks = shape.run_blocks();
+                for run in 0..shape.places.runs() {
+                    /// a run's positions are rows apart
+                    let row = run * (UNIT / shape.places.runs());
+                    for block in 0..blocks {
+                        let half = cache.load_as::<u16>(start + (row * position_bytes + 2 * block));
+                        scales[first + (run * blocks + block)] = half | half << 16;
+                    }
+                }
+            }
+            Side::Value => {
+                for pair in unrolled(0..count) {
+                    let low = cache.load_as::<u16>(start + pair.to::<u64>() * (2 * position_bytes));
+                    let high = cache.load_as::<u16>(start + pair.to::<u64>() * (2 * position_bytes) + position_bytes);
+                    scales[first + pair] = low | high << 16;
+                }
+            }
+        }
+    }
+}
+
+/// Loads `count` words (1, 2 or a multiple of 4) that lie next to each other.
+#[tile_fn]
+fn load_words(cache: In<u8>, start: Val<u64>, words: Registers<u32>, first: Val<u32>, count: usize) {
+    if count == 1 {
+        words[first] = cache.load_as::<u32>(start);
+    } else if count == 2 {
+        let two = cache.load_as::<Pack<u32, 2>>(start);
+        words[first] = two.component(0);
+        words[first + 1] = two.component(1);
+    } else {
+        for part in 0..count / 4 {
+            let four = cache.load_as::<Pack<u32, 4>>(start + 16 * part);
+            for word in 0..4 {
+                words[first + (part * 4 + word)] = four.component(word);
+            }
+        }
+    }
 }
 
 impl Loaded {
-    /// Loads this lane's part of the unit that starts at byte `unit`.
+    /// Word `word` of the lane's words.
     #[tile_fn]
-    pub fn from<Codec: KvStore>(shape: &UnitShape, cache: In<u8>, unit: Val<u64>) -> Self {
-        let places = shape.places;
-        let total = shape.words();
-        let words = Registers::<u32>::undefined(total);
-        let mut first = 0;
-        for index in 0..shape.planes.len() {
-            let plane = shape.planes[index];
-            plane.load(places, cache, unit, words, first);
-            first += plane.words(places);
-        }
-        let mut scales = None;
-        if Codec::SCALES == Scales::Block {
-            let blocks = shape.run_blocks();
-            let block_scales = Registers::<u32>::undefined(places.runs() * blocks);
-            for run in 0..places.runs() {
-                for block in 0..blocks {
-                    let dim = places.first_dim() + block * BLOCK;
-                    let half = cache.load_as::<u16>(shape.block_scale_of(unit, places.position_of(run), dim));
-                    block_scales[run * blocks + block] = half | half << 16;
-                }
-            }
-            scales = Some(block_scales);
-        }
-        Self { words, scales }
+    pub fn word(self, word: impl IntoVal<u32>) -> Val<u32> {
+        let words = self.words;
+        words[self.first_word + word]
     }
 
-    /// The scale of the block that quad `quad` of run `run` is part of, twice in a word.
+    /// The f16 number `index` of the lane's scales: of a row of scores, or of a position of a run.
     #[tile_fn]
-    pub fn block_scale(self, shape: &UnitShape, run: usize, quad: Val<u32>) -> Val<Pack<f16, 2>> {
+    pub fn scale(self, index: usize) -> Val<f32> {
+        match self.scales {
+            Some(scales) => {
+                let two = scales[self.first_scale + index / 2].bitcast::<Pack<f16, 2>>();
+                two.component(index % 2).to::<f32>()
+            }
+            None => f32(1.0),
+        }
+    }
+
+    /// The scale of the block of keys that octet `octet` of run `run` is part of, twice.
+    #[tile_fn]
+    pub fn scale_of_run(self, shape: &UnitShape, run: usize, octet: Val<u32>) -> Val<Pack<f16, 2>> {
         let blocks = shape.run_blocks();
         match self.scales {
-            Some(scales) if blocks == 1 => scales[run].bitcast::<Pack<f16, 2>>(),
-            Some(scales) => scales[quad / (BLOCK / 4) + run * blocks].bitcast::<Pack<f16, 2>>(),
+            Some(scales) if blocks == 1 => scales[self.first_scale + run].bitcast::<Pack<f16, 2>>(),
+            Some(scales) => scales[self.first_scale + octet / (BLOCK / 8) + run * blocks].bitcast::<Pack<f16, 2>>(),
+            None => u32(0).bitcast::<Pack<f16, 2>>(),
+        }
+    }
+
+    /// The scales of the blocks of values of a pair of runs.
+    #[tile_fn]
+    pub fn scales_of_pair(self, pair: usize) -> Val<Pack<f16, 2>> {
+        match self.scales {
+            Some(scales) => scales[self.first_scale + pair].bitcast::<Pack<f16, 2>>(),
             None => u32(0).bitcast::<Pack<f16, 2>>(),
         }
     }
@@ -283,6 +453,7 @@ impl StorePage {
     #[tile_fn]
     pub fn piece(&self, plane: usize, dim: Val<u32>, len: usize, bytes: usize) -> Val<u64> {
         let inside = dim % self.shape.places.dims;
-        self.shape.piece(plane, self.unit(dim), self.position % UNIT, inside, len, bytes)
+        self.shape
+            .piece(plane, self.unit(dim), self.position % UNIT, inside, len, bytes)
     }
 }

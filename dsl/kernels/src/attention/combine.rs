@@ -2,20 +2,32 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::flash::{LOG2_E, LOWEST};
-use super::partition::{Span, chunks_of_span};
+use super::flash::START;
+use super::partition::{NO_WINDOW, Span, chunks, chunks_of_span};
 use crate::registry::prelude::*;
+use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
-/// Values of a head that one block puts together.
-pub const SLICE: usize = 64;
+/// Chunks whose results a warp loads before it adds them.
+const AHEAD: usize = 8;
 
-/// The weighted sums of a row's chunks, each worth exp(its highest score - the highest of all), divided by the sum of
-/// exponentials. Rows that see nothing get zeros.
+/// The comptime shape of a combination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
+pub struct CombineShape {
+    /// Values of a head that one block puts together: 64 or 128.
+    pub slice: usize,
+    /// Results are rotated back from the domain of turbo values, 128 at a time.
+    pub rotated: bool,
+    /// Warps of a block.
+    pub warps: usize,
+}
+
+/// The weighted sums of a row's chunks, each worth 2^(its highest score - the highest of all), divided by the sum of
+/// powers and rotated back where values are stored rotated. Rows that see nothing get zeros.
 ///
-/// Blocks: x over columns of a group times slices of 64 values, y over KV heads, z over groups. `columns`, `chunks` and
-/// `stored` are those of the launch that made the parts. Batch invariance: warp w adds chunks w, w + warps, … of the
-/// sequence in order, then the warps are added in order.
-#[kernel(threads = warps * 32)]
+/// Blocks: x over columns of a group times slices of the stored values, y over KV heads, z over groups. `columns`,
+/// `chunks` and `stored` are those of the launch that made the parts. Batch invariance: warp w adds chunks w, w + warps, …
+/// of the sequence in order, then the warps are added in order.
+#[kernel(threads = shape.warps * 32, blocks = 1)]
 pub fn flash_combine(
     #[shape(groups, kv_heads, chunks, columns, stored)] partial: In<f32>,
     #[shape(groups, kv_heads, chunks, columns, 2)] worth: In<f32>,
@@ -30,103 +42,177 @@ pub fn flash_combine(
     stored: u32,
     columns: u32,
     chunks: u32,
-    #[comptime] warps: usize,
+    #[comptime] shape: CombineShape,
 ) {
-    let slices = head_dim / SLICE;
+    trigger_dependents();
+    let slices = stored / shape.slice;
     let column = block_index() / slices;
-    let slice = block_index() % slices;
+    let first_dim = block_index() % slices * shape.slice;
     let group = block_index_z();
     let first_row = row_groups[group * 3];
     let rows = row_groups[group * 3 + 1];
     if column < rows * gqa {
         let span = Span::of_rows(positions, visible, first_row, rows, window);
         let needed = chunks_of_span(span, window);
+        /// what a step's rows are is known before the launches in front have ended
+        wait_for_prerequisites();
         let start = (group * grid_size_y() + block_index_y()) * chunks;
+        let highest = highest_of(worth, start, needed.begin, needed.end, columns, column, shape);
 
-        /// the highest score of all chunks
-        let mut lane_highest = f32(LOWEST);
-        for chunk in stepped(needed.begin + thread_index(), needed.end, warps * 32) {
-            let at = (start + (chunk - needed.first_block)) * columns + column;
-            lane_highest = max(lane_highest, worth[at * 2]);
-        }
-        let warp_highest = Shared::<f32>::new(warps);
-        let of_warp = warp_max(lane_highest);
-        if lane_index() == 0 {
-            warp_highest[warp_index()] = of_warp;
-        }
-        barrier();
-        let mut highest = f32(LOWEST);
-        for warp in device_range(0, warps) {
-            highest = max(highest, warp_highest[warp]);
-        }
-
-        /// each lane has two values of the slice; a warp's chunks are numbers of the whole sequence
-        let mut sum_0 = f32(0.0);
-        let mut sum_1 = f32(0.0);
+        /// a warp's chunks are numbers of the whole sequence; each lane has a few values of the slice
+        let per_lane = shape.slice / 32;
+        let sums = Registers::<f32>::filled(per_lane, 0.0);
         let mut total = f32(0.0);
-        let first = needed.begin / warps * warps + warp_index();
-        let from = select(first < needed.begin, first + warps, first);
-        for chunk in stepped(from, needed.end, warps) {
-            let at = (start + (chunk - needed.first_block)) * columns + column;
-            let two = partial.load_as::<Pack<f32, 2>>(at * stored + slice * SLICE + lane_index() * 2);
-            let factor = ((worth[at * 2] - highest) * LOG2_E).exp2();
-            total = fma(factor, worth[at * 2 + 1], total);
-            sum_0 = fma(factor, two.component(0), sum_0);
-            sum_1 = fma(factor, two.component(1), sum_1);
-        }
-        let sums = SharedTile::<f32>::new(warps, SLICE, TileLayout::Plain);
-        let totals = Shared::<f32>::new(warps);
-        sums.store_as::<Pack<f32, 2>>(warp_index(), lane_index() * 2, Val::pack([sum_0, sum_1]));
-        if lane_index() == 0 {
-            totals[warp_index()] = total;
-        }
-        barrier();
-        if thread_index() < SLICE {
-            let mut value = f32(0.0);
-            let mut exponentials = f32(0.0);
-            for warp in device_range(0, warps) {
-                value += sums[(warp, thread_index())];
-                exponentials += totals[warp];
+        let first = needed.begin / shape.warps * shape.warps + warp_index();
+        let from = select(first < needed.begin, first + shape.warps, first);
+        for round in stepped(from, needed.end, shape.warps * AHEAD) {
+            /// loads of several chunks are under way together; behind the last chunk that one again, worth nothing
+            let worths = Registers::<f32>::undefined(2 * AHEAD);
+            let parts = Registers::<f32>::undefined(per_lane * AHEAD);
+            for i in 0..AHEAD {
+                let chunk = min(round + i * shape.warps, needed.end - 1) - needed.begin;
+                let at = (start + chunk) * columns + column;
+                let pair = worth.load_as::<Pack<f32, 2>>(at * 2);
+                worths[2 * i] = pair.component(0);
+                worths[2 * i + 1] = pair.component(1);
+                let lane_start = at * stored + first_dim + lane_index() * per_lane;
+                if per_lane == 4 {
+                    let values = partial.load_as::<Pack<f32, 4>>(lane_start);
+                    for j in 0..4 {
+                        parts[i * per_lane + j] = values.component(j);
+                    }
+                } else {
+                    let values = partial.load_as::<Pack<f32, 2>>(lane_start);
+                    for j in 0..2 {
+                        parts[i * per_lane + j] = values.component(j);
+                    }
+                }
             }
+            for i in 0..AHEAD {
+                let power = (worths[2 * i] - highest).exp2_flushed();
+                let factor = select(round + i * shape.warps < needed.end, power, f32(0.0));
+                total = fma(factor, worths[2 * i + 1], total);
+                for j in 0..per_lane {
+                    sums[j] = fma(factor, parts[i * per_lane + j], sums[j]);
+                }
+            }
+        }
+        let result = sum_of_warps(sums, total, shape);
+        let dim = first_dim + thread_index();
+        if thread_index() < shape.slice && dim < head_dim {
             let row = first_row + column / gqa;
             let head = block_index_y() * gqa + column % gqa;
-            let result = select(exponentials == 0.0, f32(0.0), value / exponentials);
-            out[(row * heads + head) * head_dim + slice * SLICE + thread_index()] = result;
+            out[(row * heads + head) * head_dim + dim] = result;
         }
     }
+}
+
+/// The highest score of all chunks, on every thread.
+#[tile_fn]
+fn highest_of(
+    worth: In<f32>,
+    start: Val<u32>,
+    begin: Val<u32>,
+    end: Val<u32>,
+    columns: Val<u32>,
+    column: Val<u32>,
+    #[comptime] shape: CombineShape,
+) -> Val<f32> {
+    let mut lane_highest = f32(START);
+    for chunk in stepped(begin + thread_index(), end, shape.warps * 32) {
+        let at = (start + (chunk - begin)) * columns + column;
+        lane_highest = max(lane_highest, worth[at * 2]);
+    }
+    let warp_highest = Shared::<f32>::new(shape.warps);
+    let of_warp = warp_max(lane_highest);
+    if lane_index() == 0 {
+        warp_highest[warp_index()] = of_warp;
+    }
+    barrier();
+    let mut highest = f32(START);
+    for warp in device_range(0, shape.warps) {
+        highest = max(highest, warp_highest[warp]);
+    }
+    highest
+}
+
+/// Adds the warps' sums in order and divides by the total: thread t gets value t of the slice, rotated back.
+#[tile_fn]
+fn sum_of_warps(sums: Registers<f32>, total: Val<f32>, #[comptime] shape: CombineShape) -> Val<f32> {
+    let per_lane = shape.slice / 32;
+    let of_warps = SharedTile::<f32>::new(shape.warps, shape.slice, TileLayout::Plain);
+    let totals = Shared::<f32>::new(shape.warps);
+    for i in 0..per_lane {
+        of_warps[(warp_index(), lane_index() * per_lane + i)] = sums[i];
+    }
+    if lane_index() == 0 {
+        totals[warp_index()] = total;
+    }
+    barrier();
+    let mut value = f32(0.0);
+    let mut powers = f32(0.0);
+    let dim = thread_index() % shape.slice;
+    for warp in device_range(0, shape.warps) {
+        value += of_warps[(warp, dim)];
+        powers += totals[warp];
+    }
+    let mut result = select(powers == 0.0, f32(0.0), value / powers);
+    if shape.rotated {
+        /// threads behind the slice repeat it
+        let exchange = Shared::<f32>::new(shape.warps * 32);
+        result = rotate(result, thread_index(), exchange, SIGNS_2, SIGNS_1);
+    }
+    result
 }
 
 /// Registration of [`flash_combine`].
 pub const ENTRY: Entry = Entry {
     name: "flash_combine",
-    parameters: &[choice("warps", "8", "warps per block, 2 to 32")],
+    parameters: &[
+        choice("slice", "128", "values of a head per block, 64 or 128"),
+        choice("rotated", "false", "true: values are stored rotated"),
+        choice("warps", "16", "warps per block: 4, 8, 16 or 32"),
+    ],
     build: |settings| {
-        let warps = settings.number("warps")?;
-        settings.require("warps", (2..=32).contains(&warps), "2 to 32")?;
-        Ok(flash_combine(warps))
+        let shape = CombineShape {
+            slice: settings.number("slice")?,
+            rotated: settings.text("rotated")? == "true",
+            warps: settings.number("warps")?,
+        };
+        settings.require("warps", [4, 8, 16, 32].contains(&shape.warps), "4, 8, 16 or 32")?;
+        settings.require("slice", [64, 128].contains(&shape.slice), "64 or 128")?;
+        let known = ["true", "false"].contains(&settings.text("rotated")?);
+        settings.require("rotated", known, "true or false")?;
+        settings.require(
+            "slice",
+            !shape.rotated || shape.slice == 128,
+            "128 where values are rotated",
+        )?;
+        Ok(flash_combine(shape))
     },
-    example: |_, random| {
+    example: |settings, random| {
+        let slice = settings.number("slice")?.max(64);
         let (rows, kv_heads, gqa) = (random.size(1, 3), random.size(1, 2), random.size(1, 2));
-        let (head_dim, columns, keys) = (64 * random.size(1, 2), 8, random.size(rows, 700));
-        let chunks = super::partition::chunks(keys, super::partition::NO_WINDOW, rows);
+        let (stored, columns, keys) = (slice * random.size(1, 2), 8, random.size(rows, 700));
+        let chunks = chunks(keys, NO_WINDOW, rows);
         let parts = kv_heads * chunks * columns;
         let words = |values: std::ops::Range<usize>| {
             Argument::Input(values.flat_map(|value| (value as u32).to_le_bytes()).collect())
         };
         Ok(Example {
-            grid: [(columns * head_dim / SLICE) as u32, kv_heads as u32, 1],
+            grid: [(columns * stored / slice) as u32, kv_heads as u32, 1],
             arguments: vec![
-                random.floats("f32", parts * head_dim),
+                random.floats("f32", parts * stored),
                 random.floats("f32", parts * 2),
                 Argument::Input([0, rows as u32, 0].into_iter().flat_map(u32::to_le_bytes).collect()),
                 words(keys - rows..keys),
                 words(keys - rows + 1..keys + 1),
-                Argument::output(rows * kv_heads * gqa * head_dim * 4),
+                Argument::output(rows * kv_heads * gqa * stored * 4),
                 Argument::U32((kv_heads * gqa) as u32),
                 Argument::U32(gqa as u32),
-                Argument::U32(super::partition::NO_WINDOW),
-                Argument::U32(head_dim as u32),
-                Argument::U32(head_dim as u32),
+                Argument::U32(NO_WINDOW),
+                Argument::U32(stored as u32),
+                Argument::U32(stored as u32),
                 Argument::U32(columns as u32),
                 Argument::U32(chunks as u32),
             ],

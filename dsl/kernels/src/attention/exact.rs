@@ -224,4 +224,3 @@ pub const ENTRY: Entry = Entry {
         })
     },
 };
-

@@ -53,6 +53,18 @@ impl Cache {
 
     /// Queries, both caches, the page table.
     pub fn start(&self, random: &mut Random) -> Vec<Argument> {
+        let q = random.floats("f32", self.rows * self.heads() * self.head_dim);
+        self.behind(q, random)
+    }
+
+    /// Prepared queries, both caches, the page table.
+    pub fn start_fast(&self, random: &mut Random) -> Vec<Argument> {
+        let words = self.formats[0].fast.map_or(1, |fast| fast.query_words(self.head_dim));
+        let q = random.halves(2 * self.rows * self.heads() * words);
+        self.behind(q, random)
+    }
+
+    fn behind(&self, q: Argument, random: &mut Random) -> Vec<Argument> {
         let pages = self.slots * self.slot_pages;
         let mut cache = |format: &Format| {
             let count = pages * self.kv_heads;
@@ -60,12 +72,7 @@ impl Cache {
             random.halves(bytes / 2)
         };
         let [k, v] = self.formats.map(&mut cache);
-        vec![
-            random.floats("f32", self.rows * self.heads() * self.head_dim),
-            k,
-            v,
-            Self::words((0..pages).rev()),
-        ]
+        vec![q, k, v, Self::words((0..pages).rev())]
     }
 
     /// The slot of each row.

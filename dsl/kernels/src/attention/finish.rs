@@ -2,18 +2,18 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::KvCodec;
-use super::flash::{Block, TEAM};
-use super::rotate_back::rotate_back;
+use super::codec::{KvCodec, Scales};
+use super::flash::{Attended, Block, TEAM};
 use super::values::{RAISE, Running, value_part};
 
-/// Sums of exponentials of a block's columns.
+/// Sums of exponentials of a block's columns, by the warps that share them: of each page at once, and of units of the
+/// same values.
 #[derive(Clone, Copy)]
 pub(super) struct Totals {
-    /// [warps that share a group's units, columns]
+    /// [pages at once, units at once, columns]
     parts: Shared<f32>,
-    /// Highest score of each column.
-    pub highest: Shared<f32>,
+    /// Highest score of each column, [pages at once, columns]
+    highest: Shared<f32>,
 }
 
 /// Warps of a team that take different units of the same values.
@@ -26,32 +26,57 @@ impl Totals {
     #[tile_fn]
     pub(super) fn of(block: &Block, running: Running) -> Self {
         let columns = block.columns();
-        let parts = Shared::<f32>::new(sharers(block) * columns);
-        let highest = Shared::<f32>::new(columns);
+        let parts = Shared::<f32>::new(block.shape.pages * sharers(block) * columns);
+        let highest = Shared::<f32>::new(block.shape.pages * columns);
         let k_parts = target().fragments.k_parts();
-        let sharer = block.member / block.value_units();
+        let sharer = block.turn * sharers(block) + block.member / block.value_units();
         for tile in unrolled(0..block.shape.tiles) {
             let column = (block.team * block.shape.tiles + tile) * block.width + operand_column();
             let mut total = running.total[tile];
             if k_parts > 1 {
                 total = group_sum(total, k_parts);
             }
-            // where a group has fewer warps than the team, some warps make the same
+            /// warps that take other values of the same positions have the same totals
             if block.member % block.value_units() == 0 && lane_index() == operand_column() * k_parts {
                 parts[sharer * columns + column] = total;
-                highest[column] = running.highest[tile];
+                highest[block.turn * columns + column] = running.highest[tile];
             }
         }
         barrier();
         Self { parts, highest }
     }
 
+    /// The highest score of a column.
+    #[tile_fn]
+    pub(super) fn highest(&self, block: &Block, column: Val<u32>) -> Val<f32> {
+        let mut highest = self.highest[column];
+        for turn in 1..block.shape.pages {
+            highest = max(highest, self.highest[column + turn * block.columns()]);
+        }
+        highest
+    }
+
+    /// What the sums of the pages `turn` are worth among all.
+    #[tile_fn]
+    fn factor(&self, block: &Block, column: Val<u32>, turn: Val<u32>) -> Val<f32> {
+        if block.shape.pages == 1 {
+            f32(1.0)
+        } else {
+            let own = self.highest[turn * block.columns() + column];
+            (own - self.highest(block, column)).exp2_flushed()
+        }
+    }
+
     /// The total of a column.
     #[tile_fn]
     pub(super) fn get(&self, block: &Block, column: Val<u32>) -> Val<f32> {
-        let mut total = self.parts[column];
-        for sharer in 1..sharers(block) {
-            total = total + self.parts[column + sharer * block.columns()];
+        let mut total = f32(0.0);
+        for turn in 0..block.shape.pages {
+            let mut of_pages = self.parts[column + turn * sharers(block) * block.columns()];
+            for sharer in 1..sharers(block) {
+                of_pages = of_pages + self.parts[column + (turn * sharers(block) + sharer) * block.columns()];
+            }
+            total = fma(of_pages, self.factor(block, column, u32(turn as u32)), total);
         }
         total
     }
@@ -62,40 +87,49 @@ impl Totals {
 #[tile_fn]
 pub(super) fn hand_out<V: KvCodec>(
     block: &Block,
-    sums: Products<f32>,
+    attended: Attended,
+    totals: Totals,
     mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
-    if V::ROTATED {
-        rotate_back(block, sums);
-    }
+    let sums = attended.sums;
     let (group, _) = value_part(block);
-    if sharers(block) == 1 {
+    if sharers(block) * block.shape.pages == 1 {
         for tile in unrolled(0..block.shape.tiles) {
             for slot in 0..Products::<f32>::lane_columns() {
                 let column = (block.team * block.shape.tiles + tile) * block.width + Products::<f32>::column(slot);
-                each_quad::<V>(block, sums, tile, slot, |dim, values| {
+                let factor = f32(unraised::<V>());
+                each_quad(block, sums, tile, slot, factor, |dim, values| {
                     take(column, group * block.values.places.dims + dim, values);
                 });
             }
         }
     } else {
-        merge::<V>(block, sums, group, take);
+        merge::<V>(block, sums, totals, group, take);
     }
 }
 
-/// Four sums at a time that lie next to each other in the head.
+/// What undoes the factor of weights.
+fn unraised<V: KvCodec>() -> f32 {
+    if V::SCALES == Scales::Position {
+        1.0
+    } else {
+        1.0 / RAISE
+    }
+}
+
+/// Four sums at a time that lie next to each other in the head, times a factor.
 #[tile_fn]
-fn each_quad<V: KvCodec>(
+fn each_quad(
     block: &Block,
     sums: Products<f32>,
     tile: Val<u32>,
     slot: usize,
+    factor: Val<f32>,
     mut take: impl FnMut(Val<u32>, [Val<f32>; 4]),
 ) {
     let tiles = block.shape.tiles;
     let slots = target().fragments.lane_rows();
-    let scale = if V::SCALES == super::codec::Scales::Position { 1.0 } else { 1.0 / RAISE };
-    let sum = |part: Val<u32>, row: usize| sums.at(part * tiles + tile).get(row, slot) * scale;
+    let sum = |part: Val<u32>, row: usize| sums.at(part * tiles + tile).get(row, slot) * factor;
     for quad in unrolled(0..block.value_tiles() * slots / 4) {
         if slots == 2 {
             let first = quad * 2;
@@ -106,37 +140,45 @@ fn each_quad<V: KvCodec>(
             for row in 0..Products::<f32>::lane_rows() {
                 let first = quad * 4;
                 let dim = block.values.places.dim_of_row(first, Products::<f32>::row(row));
-                let values = [sum(first, row), sum(first + 1, row), sum(first + 2, row), sum(first + 3, row)];
+                let values = [
+                    sum(first, row),
+                    sum(first + 1, row),
+                    sum(first + 2, row),
+                    sum(first + 3, row),
+                ];
                 take(dim, values);
             }
         }
     }
 }
 
-/// Adds the sums of warps that have taken different units, in order, in shared memory.
+/// Adds the sums of warps that have taken different pages and units, in order, in shared memory.
 #[tile_fn]
 fn merge<V: KvCodec>(
     block: &Block,
     sums: Products<f32>,
+    totals: Totals,
     group: Val<u32>,
     mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
     let stored = block.values.groups * block.values.places.dims;
     let (tiles, width, teams) = (block.shape.tiles, block.width, block.shape.teams);
     let merged = SharedTile::<f32>::new(teams * width, stored, TileLayout::Padded(4));
-    let sharer = block.member / block.value_units();
+    let own_turn = block.turn * sharers(block) + block.member / block.value_units();
     for tile in unrolled(0..tiles) {
-        for turn in 0..sharers(block) {
-            if sharer == turn {
+        for turn in 0..sharers(block) * block.shape.pages {
+            if own_turn == turn {
                 for slot in 0..Products::<f32>::lane_columns() {
                     let row = block.team * width + Products::<f32>::column(slot);
-                    each_quad::<V>(block, sums, tile, slot, |dim, values| {
+                    let column = (block.team * tiles + tile) * width + Products::<f32>::column(slot);
+                    let factor = totals.factor(block, column, block.turn) * unraised::<V>();
+                    each_quad(block, sums, tile, slot, factor, |dim, values| {
                         let first = group * block.values.places.dims + dim;
                         if turn == 0 {
                             merged.store_as::<Pack<f32, 4>>(row, first, Val::pack(values));
                         } else {
                             let before = merged.load_as::<Pack<f32, 4>>(row, first);
-                            let added = [0, 1, 2, 3].map(|i: usize| before.component(i) + values[i]);
+                            let added = [0, 1, 2, 3].map(|i: usize| before.component(i).add_unfused(values[i]));
                             merged.store_as::<Pack<f32, 4>>(row, first, Val::pack(added));
                         }
                     });

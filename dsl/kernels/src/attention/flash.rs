@@ -19,16 +19,20 @@ use super::formats::{self, HEAD_DIM, K, V};
 use super::pages::{PAGE, Side, UNIT};
 use super::partition::{NO_WINDOW, Span, chunk_pages, chunks};
 use super::queries::load_queries;
-use super::scores::{Sight, score_unit};
-use super::values::{Running, add_values};
+use super::rotate_back::rotate_back;
+use super::scores::{Keys, Sight, score_unit};
+use super::values::{Running, Values, add_values};
 use crate::registry::prelude::*;
 
 /// Warps that share a page.
 pub const TEAM: usize = 4;
-/// log2(e), because exponentials are taken to base 2.
+/// log2(e): queries are multiplied by it, because exponentials are taken to base 2.
 pub(super) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// Below every score: stands for "not visible" without the infinities that would make NaN.
 pub(super) const LOWEST: f32 = -1e30;
+/// Where the highest score starts: below every score that is visible, far above what is not.
+pub(super) const START: f32 = -1e29;
+
 /// The comptime shape of an attention kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
 pub struct FlashShape {
@@ -38,12 +42,25 @@ pub struct FlashShape {
     pub tiles: usize,
     /// Teams of four warps, each with column tiles of its own.
     pub teams: usize,
+    /// Pages that a block works on at once, each with teams of its own.
+    pub pages: usize,
 }
 
 impl FlashShape {
+    /// Warps of a block.
+    pub fn warps(self) -> usize {
+        TEAM * self.teams * self.pages
+    }
+
     /// Threads of a block.
     pub fn threads(self) -> usize {
-        32 * TEAM * self.teams
+        32 * self.warps()
+    }
+
+    /// Blocks that are to fit on a multiprocessor: 16 warps leave 128 registers a thread, which more columns exceed.
+    fn blocks(self) -> usize {
+        let warps = if self.tiles == 1 { 16 } else { 12 };
+        (warps / self.warps()).max(1)
     }
 
     /// Columns of a block: queries times query heads of the KV head, on a target with so many columns an instruction.
@@ -66,7 +83,8 @@ pub(super) struct Block {
     pub heads: Val<u32>,
     pub gqa: Val<u32>,
     pub kv_head: Val<u32>,
-    /// This warp's team and its place in it.
+    /// Which of the pages at once this warp works on, its team among those of the page, and its place in the team.
+    pub turn: Val<u32>,
     pub team: Val<u32>,
     pub member: Val<u32>,
 }
@@ -112,7 +130,6 @@ impl Block {
     }
 }
 
-
 /// Where a block is: its rows, their sequence, and what they see.
 #[derive(Clone)]
 struct Place {
@@ -147,25 +164,26 @@ fn place<K: KvCodec, V: KvCodec>(
         heads,
         gqa,
         kv_head: block_index_y(),
-        team: warp_index() / TEAM,
+        turn: warp_index() / (TEAM * shape.teams),
+        team: warp_index() / TEAM % shape.teams,
         member: warp_index() % TEAM,
     };
     Place { block, span, slot }
 }
 
-/// What a block has summed over its pages.
+/// What a warp has summed over its pages.
 #[derive(Clone, Copy)]
-struct Attended {
-    running: Running,
+pub(super) struct Attended {
+    pub running: Running,
     /// [tiles of values, column tiles]
-    sums: Products<f32>,
+    pub sums: Products<f32>,
 }
 
 /// Attends to pages `begin..end` of the block's sequence.
 #[tile_fn]
 fn attend_pages<K: KvCodec, V: KvCodec>(
     place: &Place,
-    q: In<f32>,
+    q: In<u32>,
     cache_k: In<u8>,
     cache_v: In<u8>,
     page_table: In<u32>,
@@ -175,40 +193,93 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
     end: Val<u32>,
 ) -> Attended {
     let block = &place.block;
-    let (tiles, columns) = (block.shape.tiles, block.columns());
+    let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
     let kv_heads = block.heads / block.gqa;
     let queries = Shared::<u32>::new(K::TERMS * columns * block.keys.groups * block.keys.places.dims / 2);
-    /// scores of two pages, so that warps may be a page apart
-    let scores = SharedTile::<f32>::new(2 * columns, PAGE, TileLayout::Padded(4));
+    // two rounds of pages, so that warps may be a round apart
+    let scores = SharedTile::<f32>::new(2 * at_once * columns, PAGE, TileLayout::Padded(4));
+    let first_entry = place.slot * slot_pages;
+    let last = end - 1;
+    let mut entry = page_table[first_entry + min(begin + block.turn, last) % slot_pages];
+    let keys = Keys::new::<K>(block);
+    let values = Values::new::<V>(block);
+    /// what a step's rows are is known before the launches in front have ended
+    wait_for_prerequisites();
+    let first_keys = block.keys.page(entry, kv_heads, block.kv_head);
+    for group in unrolled(0..block.keys.groups) {
+        keys.fetch::<K>(block, cache_k, first_keys, group);
+    }
     load_queries::<K>(block, queries, q);
 
-    let highest = Registers::<f32>::filled(tiles, LOWEST);
+    let highest = Registers::<f32>::filled(tiles, START);
     let total = Registers::<f32>::filled(tiles, 0.0);
     let running = Running { highest, total };
     let sums = Products::<f32>::zeros(block.value_tiles() * tiles);
     barrier();
-    for page in stepped(begin, end, 1u32) {
-        let entry = page_table[place.slot * slot_pages + page % slot_pages];
-        let first_column = page % 2 * columns;
-        let keys = block.keys.page(entry, kv_heads, block.kv_head);
-        score_unit::<K>(block, scores, first_column, queries, cache_k, keys, page * PAGE, sight);
+    for round in stepped(begin, end, at_once) {
+        /// past the last page that page again, all of whose keys count as behind the end
+        let page = round + block.turn;
+        let next_entry = page_table[first_entry + min(page + at_once, last) % slot_pages];
+        let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
+        let keys_start = block.keys.page(entry, kv_heads, block.kv_head);
+        let values_start = block.values.page(entry, kv_heads, block.kv_head);
+        score_unit::<K>(
+            block,
+            scores,
+            first_column,
+            queries,
+            &keys,
+            cache_k,
+            keys_start,
+            page * PAGE,
+            sight,
+        );
+        values.fetch::<V>(block, cache_v, values_start);
         barrier();
-        let values = block.values.page(entry, kv_heads, block.kv_head);
-        add_values::<V>(block, running, sums, scores, first_column, cache_v, values);
+        let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
+        add_values::<V>(
+            block,
+            running,
+            sums,
+            scores,
+            first_column,
+            &values,
+            cache_v,
+            values_start,
+            |unit| fetch_in_turn::<K>(block, &keys, cache_k, next_keys, unit),
+        );
+        entry = next_entry;
     }
     Attended { running, sums }
 }
 
-/// Attention of a few rows of a sequence to one chunk of its keys: weighted sums and what they are worth.
+/// Loads the groups of the next page's keys whose turn it is after a unit of values.
+#[tile_fn]
+fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: Val<u64>, unit: Val<u32>) {
+    let (groups, units) = (block.keys.groups, block.value_units());
+    if groups == units {
+        keys.fetch::<K>(block, cache_k, page, unit);
+    } else if keys.is_ahead {
+        /// after the last unit all of them
+        if unit == units - 1 {
+            for group in unrolled(0..groups) {
+                keys.fetch::<K>(block, cache_k, page, group);
+            }
+        }
+    }
+}
+
+/// Attention of a few rows of a sequence to one chunk of its keys: weighted sums, highest scores (to base 2) and sums of
+/// powers.
 ///
 /// Blocks: x over chunks of keys (see `partition`), y over KV heads, z over groups of rows. A group is
 /// `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one sequence; `rows * gqa` columns at
 /// most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
-/// normed and rotated by position, scores are not scaled. Chunks that no row sees are left as they are. Batch
+/// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no row sees are left as they are. Batch
 /// invariance: a row's results depend on its own query and keys only.
-#[kernel(threads = shape.threads())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks())]
 pub fn flash_decode<K: KvCodec, V: KvCodec>(
-    #[shape(rows, heads, head_dim)] q: In<f32>,
+    #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
     #[shape(pages, kv_heads, page_bytes)] cache_v: In<u8>,
     #[shape(slots, slot_pages)] page_table: In<u32>,
@@ -223,13 +294,22 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     window: u32,
     #[comptime] shape: FlashShape,
 ) {
+    trigger_dependents();
     let place = place::<K, V>(row_groups, positions, visible, heads, gqa, window, shape);
     let pages = chunk_pages(block_index(), place.span, window);
     if pages.begin < pages.end {
         let block = &place.block;
         let sight = Sight::of(block, positions, visible, window);
         let attended = attend_pages::<K, V>(
-            &place, q, cache_k, cache_v, page_table, slot_pages, sight, pages.begin, pages.end,
+            &place,
+            q,
+            cache_k,
+            cache_v,
+            page_table,
+            slot_pages,
+            sight,
+            pages.begin,
+            pages.end,
         );
         let totals = Totals::of(block, attended.running);
         let columns = block.columns();
@@ -238,11 +318,11 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
         let used = block.rows * gqa;
         for column in strided(columns, shape.threads()) {
             if column < used {
-                worth[(chunk * columns + column) * 2] = totals.highest[column];
+                worth[(chunk * columns + column) * 2] = totals.highest(block, column);
                 worth[(chunk * columns + column) * 2 + 1] = totals.get(block, column);
             }
         }
-        hand_out::<V>(block, attended.sums, |column, dim, values| {
+        hand_out::<V>(block, attended, totals, |column, dim, values| {
             if column < used {
                 partial.store_as::<Pack<f32, 4>>((chunk * columns + column) * stored + dim, Val::pack(values));
             }
@@ -253,9 +333,9 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
 /// Attention of a tile of a prompt's rows to all keys they see.
 ///
 /// Blocks: x is 1, y over KV heads, z over groups of rows, as in [`flash_decode`]. Rows that see nothing get zeros.
-#[kernel(threads = shape.threads())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks())]
 pub fn flash_prefill<K: KvCodec, V: KvCodec>(
-    #[shape(rows, heads, head_dim)] q: In<f32>,
+    #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
     #[shape(pages, kv_heads, page_bytes)] cache_v: In<u8>,
     #[shape(slots, slot_pages)] page_table: In<u32>,
@@ -269,16 +349,20 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     window: u32,
     #[comptime] shape: FlashShape,
 ) {
+    trigger_dependents();
     let place = place::<K, V>(row_groups, positions, visible, heads, gqa, window, shape);
     let block = &place.block;
     let sight = Sight::of(block, positions, visible, window);
-    let (begin, end) = (place.span.begin / PAGE, (place.span.end + (PAGE - 1)) / PAGE);
-    let attended = attend_pages::<K, V>(
-        &place, q, cache_k, cache_v, page_table, slot_pages, sight, begin, end,
-    );
+    /// which pages are worked on at once depends on their numbers only
+    let begin = place.span.begin / (PAGE * shape.pages) * shape.pages;
+    let end = (place.span.end + (PAGE - 1)) / PAGE;
+    let attended = attend_pages::<K, V>(&place, q, cache_k, cache_v, page_table, slot_pages, sight, begin, end);
+    if V::ROTATED {
+        rotate_back(block, attended.sums);
+    }
     let totals = Totals::of(block, attended.running);
     let used = block.rows * gqa;
-    hand_out::<V>(block, attended.sums, |column, dim, values| {
+    hand_out::<V>(block, attended, totals, |column, dim, values| {
         if column < used && dim < shape.head_dim {
             let row = block.first_row + column / gqa;
             let head = block.kv_head * gqa + column % gqa;
@@ -291,16 +375,23 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
 }
 
 const TILES: Parameter = choice("tiles", "1", "column tiles of a warp, 1 to 8");
-const TEAMS: Parameter = choice("teams", "1", "teams of four warps, 1 to 8");
+const TEAMS: Parameter = choice("teams", "1", "teams of four warps with columns of their own, 1 to 8");
+const PAGES: Parameter = choice("pages", "1", "pages that a block works on at once, 1 to 8");
 
 fn shape(settings: &Settings) -> Result<FlashShape, SettingError> {
     let shape = FlashShape {
         head_dim: formats::head_dim(settings)?,
         tiles: settings.number("tiles")?,
         teams: settings.number("teams")?,
+        pages: settings.number("pages")?,
     };
     settings.require("tiles", (1..=8).contains(&shape.tiles), "1 to 8")?;
     settings.require("teams", (1..=8).contains(&shape.teams), "1 to 8")?;
+    settings.require(
+        "pages",
+        shape.pages > 0 && shape.warps() <= 32,
+        "1 or more, and four times teams times pages at most 32 warps",
+    )?;
     Ok(shape)
 }
 
@@ -312,7 +403,7 @@ fn most_columns(shape: FlashShape) -> usize {
 /// Registration of [`flash_decode`] with every pair of formats.
 pub const DECODE: Entry = Entry {
     name: "flash_decode",
-    parameters: &[K, V, HEAD_DIM, TILES, TEAMS],
+    parameters: &[K, V, HEAD_DIM, TILES, TEAMS, PAGES],
     build: |settings| Ok((formats::flash(settings)?[0])(shape(settings)?)),
     example: |settings, random| {
         let shape = shape(settings)?;
@@ -322,7 +413,7 @@ pub const DECODE: Entry = Entry {
         let chunks = chunks(cache.keys, NO_WINDOW, cache.rows);
         let parts = cache.kv_heads * chunks * most_columns(shape);
         let stored = shape.head_dim.max(128);
-        let mut arguments = cache.start(random);
+        let mut arguments = cache.start_fast(random);
         arguments.extend([
             cache.row_groups(),
             cache.positions(),
@@ -330,7 +421,11 @@ pub const DECODE: Entry = Entry {
             Argument::output(parts * stored * 4),
             Argument::output(parts * 8),
         ]);
-        let window = if random.size(0, 1) == 0 { NO_WINDOW } else { random.size(1, 90) as u32 };
+        let window = if random.size(0, 1) == 0 {
+            NO_WINDOW
+        } else {
+            random.size(1, 90) as u32
+        };
         arguments.extend(cache.scalars(window));
         Ok(Example {
             grid: [chunks as u32, cache.kv_heads as u32, 1],
@@ -342,14 +437,14 @@ pub const DECODE: Entry = Entry {
 /// Registration of [`flash_prefill`] with every pair of formats.
 pub const PREFILL: Entry = Entry {
     name: "flash_prefill",
-    parameters: &[K, V, HEAD_DIM, TILES, TEAMS],
+    parameters: &[K, V, HEAD_DIM, TILES, TEAMS, PAGES],
     build: |settings| Ok((formats::flash(settings)?[1])(shape(settings)?)),
     example: |settings, random| {
         let shape = shape(settings)?;
         let mut cache = Cache::draw(settings, random)?;
         cache.rows = cache.rows.min(shape.columns(8) / cache.gqa).max(1);
         let out = Argument::output(cache.rows * cache.heads() * shape.head_dim * 4);
-        let mut arguments = cache.start(random);
+        let mut arguments = cache.start_fast(random);
         arguments.extend([cache.row_groups(), cache.positions(), cache.visible(), out]);
         arguments.extend(cache.scalars(random.size(1, 200) as u32));
         Ok(Example {

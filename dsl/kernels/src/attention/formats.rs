@@ -7,6 +7,7 @@ use super::codec::{KvCodec, KvStore, UnitShape};
 use super::flash::{FlashShape, flash_decode, flash_prefill};
 use super::kv_block::{KvQ4, KvQ8};
 use super::pages::Side;
+use super::queries::prepare_queries;
 use super::{cache_write, exact};
 use crate::registry::prelude::*;
 use crate::turbo::format::{Turbo2, Turbo3, Turbo4, Turbo4First};
@@ -24,8 +25,25 @@ pub struct Format {
     pub unit: fn(Side, usize, FragmentLayout) -> UnitShape,
     /// Stored in the rotated domain.
     pub rotated: bool,
-    /// A matrix instruction can be fed with it; otherwise it serves exact attention only.
-    pub is_fast: bool,
+    /// What fast attention needs, where a matrix instruction can be fed with the format; otherwise it serves exact
+    /// attention only.
+    pub fast: Option<Fast>,
+}
+
+/// What queries of keys of a format are like.
+#[derive(Clone, Copy)]
+pub struct Fast {
+    /// [`prepare_queries`] of a head_dim.
+    pub prepare_queries: fn(usize) -> KernelDef,
+    terms: usize,
+    stored: fn(usize) -> usize,
+}
+
+impl Fast {
+    /// Words of a prepared query.
+    pub fn query_words(self, head_dim: usize) -> usize {
+        self.terms * (self.stored)(head_dim) / 2
+    }
 }
 
 fn page_bytes<Codec: KvStore>(head_dim: usize) -> usize {
@@ -34,29 +52,40 @@ fn page_bytes<Codec: KvStore>(head_dim: usize) -> usize {
 }
 
 impl Format {
-    const fn of<Codec: KvStore>(is_fast: bool) -> Self {
+    const fn fast<Codec: KvCodec>() -> Self {
+        Self {
+            fast: Some(Fast {
+                prepare_queries: prepare_queries::<Codec>,
+                terms: Codec::TERMS,
+                stored: Codec::stored,
+            }),
+            ..Self::exact::<Codec>()
+        }
+    }
+
+    const fn exact<Codec: KvStore>() -> Self {
         Self {
             name: Codec::NAME,
             stored: Codec::stored,
             page_bytes: page_bytes::<Codec>,
             unit: UnitShape::new::<Codec>,
             rotated: Codec::ROTATED,
-            is_fast,
+            fast: None,
         }
     }
 }
 
 /// Every format.
 pub const FORMATS: &[Format] = &[
-    Format::of::<f32>(false),
-    Format::of::<f16>(true),
-    Format::of::<bf16>(true),
-    Format::of::<KvQ8>(true),
-    Format::of::<KvQ4>(true),
-    Format::of::<Turbo2>(true),
-    Format::of::<Turbo3>(true),
-    Format::of::<Turbo4>(true),
-    Format::of::<Turbo4First>(true),
+    Format::exact::<f32>(),
+    Format::fast::<f16>(),
+    Format::fast::<bf16>(),
+    Format::fast::<KvQ8>(),
+    Format::fast::<KvQ4>(),
+    Format::fast::<Turbo2>(),
+    Format::fast::<Turbo3>(),
+    Format::fast::<Turbo4>(),
+    Format::fast::<Turbo4First>(),
 ];
 
 /// The format of a name.
@@ -146,8 +175,28 @@ pub fn pair(settings: &Settings) -> Result<&'static Pair, SettingError> {
     let mut all = PAIRS.iter().copied().flatten().chain(EXACT);
     all.find(|pair| pair.names == wanted).ok_or_else(|| {
         let with = if wanted[0] == "f32" { "v" } else { "k" };
-        settings.unsupported(with, wanted[usize::from(with == "v")], &["f32 where the other one is f32"])
+        settings.unsupported(
+            with,
+            wanted[usize::from(with == "v")],
+            &["f32 where the other one is f32"],
+        )
     })
+}
+
+/// What queries of keys in the format that the settings name are like.
+///
+/// # Errors
+/// There is none of that name, or only exact attention for it.
+pub fn fast(settings: &Settings) -> Result<Fast, SettingError> {
+    let name = settings.text("k")?;
+    let known: Vec<_> = FORMATS
+        .iter()
+        .filter(|format| format.fast.is_some())
+        .map(|format| format.name)
+        .collect();
+    find(name)
+        .and_then(|format| format.fast)
+        .ok_or_else(|| settings.unsupported("k", name, &known))
 }
 
 /// The kernels of fast attention for the formats that the settings name.
@@ -156,7 +205,11 @@ pub fn pair(settings: &Settings) -> Result<&'static Pair, SettingError> {
 /// As [`pair`]; f32 has no fast attention.
 pub fn flash(settings: &Settings) -> Result<[fn(FlashShape) -> KernelDef; 2], SettingError> {
     pair(settings)?.flash.ok_or_else(|| {
-        let fast: Vec<_> = FORMATS.iter().filter(|format| format.is_fast).map(|format| format.name).collect();
+        let fast: Vec<_> = FORMATS
+            .iter()
+            .filter(|format| format.fast.is_some())
+            .map(|format| format.name)
+            .collect();
         settings.unsupported("k", "f32", &fast)
     })
 }

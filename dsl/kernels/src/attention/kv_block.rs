@@ -45,14 +45,7 @@ impl KvStore for KvQ8 {
     const SCALES: Scales = Scales::Block;
 
     #[tile_fn]
-    fn store(
-        page: &StorePage,
-        value: Val<f32>,
-        dim: Val<u32>,
-        _terms: Shared<f32>,
-        _codes: Shared<u8>,
-        stored: usize,
-    ) {
+    fn store(page: &StorePage, value: Val<f32>, dim: Val<u32>, _terms: Shared<f32>, _codes: Shared<u8>, stored: usize) {
         let cache = page.cache;
         let number = finite(value, LARGEST_Q8);
         let scale = warp_max(number.abs()) / 127.0;
@@ -62,16 +55,23 @@ impl KvStore for KvQ8 {
         let magnitude = scaled.abs().add_unfused(0.5).to::<u32>();
         let q = min(magnitude, 127).bitcast::<i32>();
         if dim < stored {
-            cache.store_as::<u8>(page.piece(0, dim, 1, 1), select(scaled < 0.0, -q, q).bitcast::<u32>() & 255);
+            cache.store_as::<u8>(
+                page.piece(0, dim, 1, 1),
+                select(scaled < 0.0, -q, q).bitcast::<u32>() & 255,
+            );
             store_scale(page, dim, scale);
         }
     }
 
     #[tile_fn]
     fn four(shape: &UnitShape, cache: In<u8>, unit: Val<u64>, position: Val<u32>, dim: Val<u32>) -> [Val<f32>; 4] {
-        let scale = cache.load_as::<f16>(shape.block_scale_of(unit, position, dim)).to::<f32>();
+        let scale = cache
+            .load_as::<f16>(shape.block_scale_of(unit, position, dim))
+            .to::<f32>();
         let quants = cache.load_as::<u32>(shape.piece(0, unit, position, dim, 4, 4));
-        [24, 16, 8, 0].map(|up: u32| (quants << up).bitcast::<i32>() >> 24).map(|q| q.to::<f32>() * scale)
+        [24, 16, 8, 0]
+            .map(|up: u32| (quants << up).bitcast::<i32>() >> 24)
+            .map(|q| q.to::<f32>() * scale)
     }
 }
 
@@ -80,34 +80,51 @@ impl KvCodec for KvQ8 {
     const TERMS: usize = 1;
 
     #[tile_fn]
-    fn quad(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2] {
-        let words = loaded.words;
-        let scale = loaded.block_scale(shape, run, quad);
-        /// q + 128 below the exponent of 1024: the f16 number 1152 + q
+    fn octet(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
         let (first, _) = shape.run_start(0, run);
-        let offset = words[quad + first] ^ 0x8080_8080u32;
-        [0x4140u32, 0x4342].map(|pick: u32| {
-            let raised = byte_permute(offset, 0x64u32, pick).bitcast::<Pack<f16, 2>>();
-            ((raised - pair(1152.0)) * scale).bitcast::<u32>()
-        })
+        let scale = loaded.scale_of_run(shape, run, octet);
+        let words = [0, 1].map(|word: usize| loaded.word(octet * 2 + (first + word)) ^ 0x8080_8080u32);
+        [(0, LOW_PAIR), (0, HIGH_PAIR), (1, LOW_PAIR), (1, HIGH_PAIR)]
+            .map(|(word, pick): (usize, u32)| bytes_times(words[word], u32(pick), scale))
+    }
+
+    #[tile_fn]
+    fn quad_of_pair(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
+        let (a, _) = shape.run_start(0, 2 * pair);
+        let (b, _) = shape.run_start(0, 2 * pair + 1);
+        let scales = loaded.scales_of_pair(pair);
+        let (first, second) = (
+            loaded.word(quad + a) ^ 0x8080_8080u32,
+            loaded.word(quad + b) ^ 0x8080_8080u32,
+        );
+        /// both positions' bytes of the same value next to each other
+        let mixed = [0x5140u32, 0x7362].map(|pick: u32| byte_permute(first, second, pick));
+        [(0, LOW_PAIR), (0, HIGH_PAIR), (1, LOW_PAIR), (1, HIGH_PAIR)]
+            .map(|(word, pick): (usize, u32)| bytes_times(mixed[word], u32(pick), scales))
     }
 }
 
+/// Selectors of two bytes, each with 0x64 above it.
+const LOW_PAIR: u32 = 0x4140;
+const HIGH_PAIR: u32 = 0x4342;
+
+/// two bytes, from which 128 is taken, times their scales
+#[device_fn]
+fn bytes_times(bytes: Val<u32>, pick: Val<u32>, scales: Val<Pack<f16, 2>>) -> Val<u32> {
+    /// below the exponent of 1024 a byte makes the f16 number 1024 + byte
+    let raised = byte_permute(bytes, 0x64u32, pick).bitcast::<Pack<f16, 2>>();
+    ((raised - pair(1152.0)) * scales).bitcast::<u32>()
+}
+
 impl KvStore for KvQ4 {
-    const GROUP: usize = 1;
+    // in shorter units a lane of some targets has less than the eight values of a word
+    const GROUP: usize = 128;
     const ROTATED: bool = false;
     const BITS: &'static [usize] = &[4];
     const SCALES: Scales = Scales::Block;
 
     #[tile_fn]
-    fn store(
-        page: &StorePage,
-        value: Val<f32>,
-        dim: Val<u32>,
-        _terms: Shared<f32>,
-        codes: Shared<u8>,
-        stored: usize,
-    ) {
+    fn store(page: &StorePage, value: Val<f32>, dim: Val<u32>, _terms: Shared<f32>, codes: Shared<u8>, stored: usize) {
         let cache = page.cache;
         let number = finite(value, LARGEST_Q4);
         /// the value of the largest magnitude gets -8; of two as large the first one
@@ -135,7 +152,9 @@ impl KvStore for KvQ4 {
 
     #[tile_fn]
     fn four(shape: &UnitShape, cache: In<u8>, unit: Val<u64>, position: Val<u32>, dim: Val<u32>) -> [Val<f32>; 4] {
-        let scale = cache.load_as::<f16>(shape.block_scale_of(unit, position, dim)).to::<f32>();
+        let scale = cache
+            .load_as::<f16>(shape.block_scale_of(unit, position, dim))
+            .to::<f32>();
         let word = cache.load_as::<u32>(shape.piece(0, unit, position, dim, 8, 4)) >> (dim / 4 % 2 * 8);
         [0, 16, 4, 20].map(|shift: u32| ((word >> shift & 15).to::<f32>() - 8.0) * scale)
     }
@@ -146,17 +165,31 @@ impl KvCodec for KvQ4 {
     const TERMS: usize = 1;
 
     #[tile_fn]
-    fn quad(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2] {
-        let words = loaded.words;
-        let scale = loaded.block_scale(shape, run, quad);
+    fn octet(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
         let (first, _) = shape.run_start(0, run);
-        let nibbles = words[quad / 2 + first] >> (quad % 2 * 8);
-        [0, 4].map(|shift: u32| {
-            /// two nibbles below the exponent of 1024: the f16 numbers 1024 + q
-            let raised = ((nibbles >> shift & 0x000f_000f) | 0x6400_6400).bitcast::<Pack<f16, 2>>();
-            ((raised - pair(1032.0)) * scale).bitcast::<u32>()
-        })
+        let scale = loaded.scale_of_run(shape, run, octet);
+        let word = loaded.word(octet + first);
+        [0, 4, 8, 12].map(|shift: u32| nibbles_times(word >> shift, scale))
     }
+
+    #[tile_fn]
+    fn quad_of_pair(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
+        let (a, _) = shape.run_start(0, 2 * pair);
+        let (b, _) = shape.run_start(0, 2 * pair + 1);
+        let scales = loaded.scales_of_pair(pair);
+        let words = [a, b].map(|first: usize| loaded.word(quad / 2 + first) >> (quad % 2 * 8));
+        /// even values of both positions in one word, odd ones in another
+        let mixed = [0x5410u32, 0x7632].map(|pick: u32| byte_permute(words[0], words[1], pick));
+        [(0, 0), (1, 0), (0, 4), (1, 4)].map(|(word, shift): (usize, u32)| nibbles_times(mixed[word] >> shift, scales))
+    }
+}
+
+/// the lowest nibbles of both halves of a word, from which 8 is taken, times their scales
+#[device_fn]
+fn nibbles_times(nibbles: Val<u32>, scales: Val<Pack<f16, 2>>) -> Val<u32> {
+    /// below the exponent of 1024 a nibble makes the f16 number 1024 + nibble
+    let raised = ((nibbles & 0x000f_000f) | 0x6400_6400).bitcast::<Pack<f16, 2>>();
+    ((raised - pair(1032.0)) * scales).bitcast::<u32>()
 }
 
 /// The number twice.

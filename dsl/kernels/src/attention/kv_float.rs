@@ -75,10 +75,20 @@ macro_rules! halves {
             const TERMS: usize = $terms;
 
             #[tile_fn]
-            fn quad(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2] {
+            fn octet(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
                 let (first, _) = shape.run_start(0, run);
-                let words = loaded.words;
-                [words[quad * 2 + first], words[quad * 2 + (first + 1)]]
+                [0, 1, 2, 3].map(|word: usize| loaded.word(octet * 4 + (first + word)))
+            }
+
+            #[tile_fn]
+            fn quad_of_pair(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
+                let (a, _) = shape.run_start(0, 2 * pair);
+                let (b, _) = shape.run_start(0, 2 * pair + 1);
+                [0, 1, 2, 3].map(|dim: usize| {
+                    let pick = if dim % 2 == 0 { 0x5410u32 } else { 0x7632 };
+                    let word = quad * 2;
+                    byte_permute(loaded.word(word + (a + dim / 2)), loaded.word(word + (b + dim / 2)), pick)
+                })
             }
         }
     )*};

@@ -1,14 +1,15 @@
 //! The turbo caches, in the rotated domain: queries come rotated, outputs are rotated back.
 //!
-//! Indices lie so that four of them make a selector of a byte permutation over the codebook. Two low bits of eight
-//! values share 16 bits: nibble i holds value i, two bits higher value i + 4. High bits of sixteen values share 16 bits
-//! likewise, one bit of each quad a nibble; where a lane has eight values of a position, their high bits are a byte in
-//! order. Indices of turbo4 are nibbles in order.
+//! Indices lie so that masks leave selectors of a byte permutation over the codebook, a nibble for each value. In keys,
+//! two low bits of sixteen values share a word: nibble i holds value i, two bits higher value i + 8; high bits of 32 values
+//! likewise, one bit of each octet a nibble. In values, which are taken position by position, the same holds for pieces of
+//! 16 bits: two low bits of two quads, high bits of four quads. Where a lane has eight values of a position, their high
+//! bits are a byte in order. Indices of turbo4 are nibbles in order.
 
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvCodec, KvStore, Loaded, Scales, StorePage, UnitShape};
-use super::pages::UNIT;
+use super::pages::{Side, UNIT};
 use crate::turbo::GROUP;
 use crate::turbo::format::{Turbo2, Turbo3, Turbo4, Turbo4First, TurboFormat, codeword, half_tables};
 use crate::turbo::snap::snap;
@@ -51,8 +52,21 @@ macro_rules! turbo {
             const TERMS: usize = 1;
 
             #[tile_fn]
-            fn quad(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2] {
-                quad_of::<$format>(shape, loaded, run, quad)
+            fn tables() -> [Val<u32>; 2] {
+                let [low, high] = half_tables::<$format>();
+                let low_table = in_register(low[0]);
+                let high_table = in_register(high[0]);
+                [low_table, high_table]
+            }
+
+            #[tile_fn]
+            fn octet(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
+                octet_of::<$format>(shape, loaded, run, octet)
+            }
+
+            #[tile_fn]
+            fn quad_of_pair(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
+                quad_of_pair::<$format>(shape, loaded, pair, quad)
             }
         }
     )*};
@@ -73,56 +87,74 @@ const fn planes(bits: usize) -> &'static [usize] {
     }
 }
 
-/// Places of a piece's values among its bits: `low` for two bits a value, else one.
-#[tile_fn]
-fn bit_of(value: Val<u32>, bits: usize, run_len: usize) -> Val<u32> {
-    match (bits, run_len) {
-        (2, _) => value % 4 * 4 + value / 4 * 2,
-        (1, 8) => value,
-        (1, _) => value % 4 * 4 + value / 4,
-        _ => value * 4,
+/// How the bits of a plane lie.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// Bits of a value.
+    bits: usize,
+    /// Values of a piece that is stored and read whole.
+    len: usize,
+    /// Values of a piece that have nibbles of their own, side by side.
+    nibbles: usize,
+}
+
+impl Piece {
+    /// The pieces of plane `plane` of a unit.
+    fn of<Format: TurboFormat>(shape: &UnitShape, plane: usize) -> Self {
+        let bits = planes(Format::BITS)[plane];
+        let run_len = shape.places.run_len();
+        let (len, nibbles) = match (bits, shape.places.side) {
+            (4, _) => (4, 4),
+            (bits, Side::Key) => (32 / bits, 8),
+            (1, Side::Value) if run_len == 8 => (8, 8),
+            (bits, Side::Value) => (16 / bits, 4),
+        };
+        Self { bits, len, nibbles }
+    }
+
+    fn bytes(self) -> usize {
+        self.len * self.bits / 8
+    }
+
+    /// The bit at which value `value` of a piece starts.
+    #[tile_fn]
+    fn bit(self, value: Val<u32>) -> Val<u32> {
+        match (self.bits, self.len) {
+            (4, _) => value * 4,
+            (1, 8) => value,
+            (2, _) => value % self.nibbles * 4 + value / self.nibbles * 2,
+            // so that a shift of at most two brings them to the third bit of a nibble
+            _ => value % self.nibbles * 4 + (value / self.nibbles + 2) % 4,
+        }
     }
 }
 
-/// Values of a piece of bits that is stored and read whole.
-fn piece_len(bits: usize, run_len: usize) -> usize {
-    match bits {
-        2 => 8,
-        1 => run_len.min(16),
-        _ => 4,
-    }
-}
-
 #[tile_fn]
-fn store<Format: TurboFormat>(
-    page: &StorePage,
-    value: Val<f32>,
-    dim: Val<u32>,
-    terms: Shared<f32>,
-    codes: Shared<u8>,
-) {
+fn store<Format: TurboFormat>(page: &StorePage, value: Val<f32>, dim: Val<u32>, terms: Shared<f32>, codes: Shared<u8>) {
     let cache = page.cache;
     let snapped = snap::<Format>(value, dim, terms);
     codes[dim] = snapped.index;
     barrier();
     if dim % GROUP == 0 {
         let unit = page.unit(dim);
-        cache.store_as::<f16>(page.shape.scale_of(unit, page.position % UNIT), snapped.scale.to::<f16>());
+        cache.store_as::<f16>(
+            page.shape.scale_of(unit, page.position % UNIT),
+            snapped.scale.to::<f16>(),
+        );
     }
-    let run_len = page.shape.places.run_len();
     for plane in 0..page.shape.planes.len() {
-        let bits = planes(Format::BITS)[plane];
-        let len = piece_len(bits, run_len);
-        if dim % len == 0 {
-            let mut piece = u32(0);
-            for i in unrolled(0..len) {
-                let code = codes[dim + i] >> (2 * plane) & ((1 << bits) - 1);
-                piece |= code << bit_of(i, bits, run_len);
+        let piece = Piece::of::<Format>(&page.shape, plane);
+        if dim % piece.len == 0 {
+            let mut word = u32(0);
+            for i in unrolled(0..piece.len) {
+                let code = codes[dim + i] >> (2 * plane) & ((1 << piece.bits) - 1);
+                word |= code << piece.bit(i);
             }
-            if len * bits == 8 {
-                cache.store_as::<u8>(page.piece(plane, dim, len, 1), piece);
-            } else {
-                cache.store_as::<u16>(page.piece(plane, dim, len, 2), piece);
+            let start = page.piece(plane, dim, piece.len, piece.bytes());
+            match piece.bytes() {
+                1 => cache.store_as::<u8>(start, word),
+                2 => cache.store_as::<u16>(start, word),
+                _ => cache.store_as::<u32>(start, word),
             }
         }
     }
@@ -138,94 +170,161 @@ fn four<Format: TurboFormat>(
     position: Val<u32>,
     dim: Val<u32>,
 ) -> [Val<f32>; 4] {
-    let run_len = shape.places.run_len();
     let scale = cache.load_as::<f16>(shape.scale_of(unit, position)).to::<f32>();
-    let pieces = (0..shape.planes.len())
+    let words = (0..shape.planes.len())
         .map(|plane: usize| {
-            let bits = planes(Format::BITS)[plane];
-            let len = piece_len(bits, run_len);
-            let start = shape.piece(plane, unit, position, dim, len, len * bits / 8);
-            if len * bits == 8 {
-                cache.load_as::<u8>(start)
-            } else {
-                cache.load_as::<u16>(start)
+            let piece = Piece::of::<Format>(shape, plane);
+            let start = shape.piece(plane, unit, position, dim, piece.len, piece.bytes());
+            match piece.bytes() {
+                1 => cache.load_as::<u8>(start),
+                2 => cache.load_as::<u16>(start),
+                _ => cache.load_as::<u32>(start),
             }
         })
         .collect::<Vec<Val<u32>>>();
     [0, 1, 2, 3].map(|i: u32| {
         let mut index = u32(0);
         for plane in 0..shape.planes.len() {
-            let bits = planes(Format::BITS)[plane];
-            let place = (dim + i) % piece_len(bits, run_len);
-            let code = pieces[plane] >> bit_of(place, bits, run_len) & ((1 << bits) - 1);
+            let piece = Piece::of::<Format>(shape, plane);
+            let code = words[plane] >> piece.bit((dim + i) % piece.len) & ((1 << piece.bits) - 1);
             index |= code << (2 * plane);
         }
         codeword::<Format>(index) * scale
     })
 }
 
-/// The 16 bits of `words` that hold quad `quad` of a run whose bits start at bit 0 of word `first` (or, where a run is
-/// shorter than a word, at bit `first_bit`), shifted down.
+/// The bits of one octet (or of one quad of two positions), each as the third bit of its nibble.
 #[tile_fn]
-fn bits_of_quad(
-    words: Registers<u32>,
-    first: usize,
-    first_bit: usize,
-    quads_per_word: usize,
-    quad: Val<u32>,
-    shift: Val<u32>,
-) -> Val<u32> {
-    words[quad / quads_per_word + first] >> (shift + first_bit)
+fn third_bits(word: Val<u32>, place: Val<u32>) -> Val<u32> {
+    /// bit 2 of each nibble for place 0, bit 3 for 1, bit 0 for 2, bit 1 for 3
+    (word >> (place & 1) << (place / 2 * 2))
+        & 0x4444_4444
 }
 
-/// The selector of a quad: each nibble an index below 8, with the codeword's sign for turbo4 in `signs`.
+/// Eight values of a key.
 #[tile_fn]
-fn quad_of<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, run: usize, quad: Val<u32>) -> [Val<u32>; 2] {
-    let words = loaded.words;
-    let run_len = shape.places.run_len();
-    let (first, first_bit) = shape.run_start(0, run);
+fn octet_of<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
+    let (first, _) = shape.run_start(0, run);
+    let [low, high] = loaded.tables;
     if Format::BITS == 4 {
-        let nibbles = bits_of_quad(words, first, first_bit, 2, quad, quad % 2 * 16);
-        return signed_codewords::<Format>(nibbles);
+        let nibbles = loaded.word(octet + first);
+        let negative = negative_nibbles(nibbles);
+        let selector = magnitude_nibbles(nibbles, negative);
+        let lower = in_order(
+            low_bytes::<Format>(low, selector),
+            signed_bytes::<Format>(high, selector, negative),
+        );
+        let (selector, negative) = (selector >> 16, negative >> 16);
+        let upper = in_order(
+            low_bytes::<Format>(low, selector),
+            signed_bytes::<Format>(high, selector, negative),
+        );
+        return [lower[0], lower[1], upper[0], upper[1]];
     }
-    let mut selector = bits_of_quad(words, first, first_bit, 4, quad, quad / 2 % 2 * 16 + quad % 2 * 2) & 0x3333;
+    let mut selector = loaded.word(octet / 2 + first) >> (octet % 2 * 2) & 0x3333_3333;
     if Format::BITS == 3 {
-        let (first, first_bit) = shape.run_start(1, run);
-        if run_len == 8 {
-            /// four bits in order, spread to the third bit of a nibble each
-            let four = bits_of_quad(words, first, first_bit, 4, quad, quad % 2 * 4);
-            selector |= (four & 1) << 2 | (four & 2) << 5 | (four & 4) << 8 | (four & 8) << 11;
+        let (first, _) = shape.run_start(1, run);
+        selector |= third_bits(loaded.word(octet / 4 + first), octet % 4);
+    }
+    let lower = in_order(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
+    let selector = selector >> 16;
+    let upper = in_order(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
+    [lower[0], lower[1], upper[0], upper[1]]
+}
+
+/// Four values of two positions.
+#[tile_fn]
+fn quad_of_pair<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
+    let (a, _) = shape.run_start(0, 2 * pair);
+    let (b, b_bit) = shape.run_start(0, 2 * pair + 1);
+    let [low, high] = loaded.tables;
+    if Format::BITS == 4 {
+        /// the first position's nibbles in the lower half
+        let pick = select::<u32>(quad % 2 == 0, 0x5410, 0x7632);
+        let nibbles = byte_permute(loaded.word(quad / 2 + a), loaded.word(quad / 2 + b), pick);
+        let negative = negative_nibbles(nibbles);
+        let selector = magnitude_nibbles(nibbles, negative);
+        let (upper, upper_negative) = (selector >> 16, negative >> 16);
+        return side_by_side(
+            [low_bytes::<Format>(low, selector), low_bytes::<Format>(low, upper)],
+            [
+                signed_bytes::<Format>(high, selector, negative),
+                signed_bytes::<Format>(high, upper, upper_negative),
+            ],
+        );
+    }
+    let mut selector = u32(0);
+    if b_bit == 16 {
+        /// eight values of both positions are a word already
+        selector = loaded.word(a) >> (quad % 2 * 2) & 0x3333_3333;
+    } else {
+        let pick = select::<u32>(quad / 2 % 2 == 0, 0x5410, 0x7632);
+        let both = byte_permute(loaded.word(quad / 4 + a), loaded.word(quad / 4 + b), pick);
+        selector = both >> (quad % 2 * 2) & 0x3333_3333;
+    }
+    if Format::BITS == 3 {
+        let (first, bit) = shape.run_start(1, 2 * pair);
+        if shape.places.run_len() == 8 {
+            let bytes = loaded.word(first) >> bit;
+            selector |= spread_bits(bytes >> (quad % 2 * 4)) | spread_bits(bytes >> (quad % 2 * 4 + 8)) << 16;
         } else {
-            let high = bits_of_quad(words, first, first_bit, 8, quad, quad / 4 % 2 * 16 + quad % 4);
-            selector |= (high & 0x1111) << 2;
+            selector |= third_bits(loaded.word(first), quad % 4);
         }
     }
-    codewords::<Format>(selector)
+    let upper = selector >> 16;
+    side_by_side(
+        [low_bytes::<Format>(low, selector), low_bytes::<Format>(low, upper)],
+        [high_bytes::<Format>(high, selector), high_bytes::<Format>(high, upper)],
+    )
 }
 
-/// Four codewords as f16: their low and high bytes looked up and put together.
+/// Four f16 numbers from their low and their high bytes, two to a word.
 #[tile_fn]
-fn codewords<Format: TurboFormat>(selector: Val<u32>) -> [Val<u32>; 2] {
-    let [low, high] = half_tables::<Format>();
-    let low_bytes = byte_permute(low[0], low[1], selector);
-    let high_bytes = byte_permute(high[0], high[1], selector);
-    [
-        byte_permute(low_bytes, high_bytes, 0x5140u32),
-        byte_permute(low_bytes, high_bytes, 0x7362u32),
-    ]
+fn in_order(low: Val<u32>, high: Val<u32>) -> [Val<u32>; 2] {
+    [byte_permute(low, high, 0x5140u32), byte_permute(low, high, 0x7362u32)]
 }
 
-/// As [`codewords`], of 4-bit indices: magnitudes are looked up, the highest bit of an index is its sign.
+/// Four f16 numbers of two positions each, from their bytes: both positions' numbers in a word.
 #[tile_fn]
-fn signed_codewords<Format: TurboFormat>(nibbles: Val<u32>) -> [Val<u32>; 2] {
-    let [low, high] = half_tables::<Format>();
-    /// indices 0 to 7 are negative and count down
-    let negative = !nibbles >> 3 & 0x1111;
-    let selector = (nibbles ^ negative * 7) & 0x7777;
-    let low_bytes = byte_permute(low[0], low[1], selector);
-    let high_bytes = byte_permute(high[0], high[1], selector) | byte_permute(0x8000u32, 0u32, negative);
-    [
-        byte_permute(low_bytes, high_bytes, 0x5140u32),
-        byte_permute(low_bytes, high_bytes, 0x7362u32),
-    ]
+fn side_by_side(low: [Val<u32>; 2], high: [Val<u32>; 2]) -> [Val<u32>; 4] {
+    let first = [low, high].map(|bytes: [Val<u32>; 2]| byte_permute(bytes[0], bytes[1], 0x5140u32));
+    let last = [low, high].map(|bytes: [Val<u32>; 2]| byte_permute(bytes[0], bytes[1], 0x7362u32));
+    let (first, last) = (in_order(first[0], first[1]), in_order(last[0], last[1]));
+    [first[0], first[1], last[0], last[1]]
+}
+
+/// low bytes of the codewords (as f16) that four nibbles select; `low` is the lower half of their table
+#[device_fn]
+fn low_bytes<Format: TurboFormat>(low: Val<u32>, selector: Val<u32>) -> Val<u32> {
+    byte_permute(low, half_tables::<Format>()[0][1], selector)
+}
+
+/// high bytes of the codewords (as f16) that four nibbles select; `high` is the lower half of their table
+#[device_fn]
+fn high_bytes<Format: TurboFormat>(high: Val<u32>, selector: Val<u32>) -> Val<u32> {
+    byte_permute(high, half_tables::<Format>()[1][1], selector)
+}
+
+/// high bytes of the magnitudes that four nibbles select, with their signs
+#[device_fn]
+fn signed_bytes<Format: TurboFormat>(high: Val<u32>, selector: Val<u32>, negative: Val<u32>) -> Val<u32> {
+    byte_permute(high, half_tables::<Format>()[1][1], selector) | byte_permute(0x8000u32, 0u32, negative)
+}
+
+/// 1 in each nibble below 8: a negative codeword
+#[device_fn]
+fn negative_nibbles(indices: Val<u32>) -> Val<u32> {
+    !indices >> 3 & 0x1111_1111
+}
+
+/// which magnitude each index means: negative ones count down
+#[device_fn]
+fn magnitude_nibbles(indices: Val<u32>, negative: Val<u32>) -> Val<u32> {
+    (indices ^ negative * 7) & 0x7777_7777
+}
+
+/// four bits in order, each to the third bit of a nibble
+#[device_fn]
+fn spread_bits(bits: Val<u32>) -> Val<u32> {
+    (bits & 1) << 2 | (bits & 2) << 5 | (bits & 4) << 8 | (bits & 8) << 11
 }

@@ -13,7 +13,7 @@ pub mod kv_float;
 pub mod kv_turbo;
 pub mod pages;
 pub mod partition;
-mod queries;
+pub mod queries;
 mod rotate_back;
 mod scores;
 mod values;

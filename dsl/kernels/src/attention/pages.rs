@@ -190,30 +190,35 @@ impl Plane {
         }
     }
 
-    /// Loads what this lane supplies, from the unit that starts at byte `unit`, to words `first..` of `words`.
+    /// The byte of a unit at which what this lane supplies starts.
     #[tile_fn]
-    pub fn load(self, places: Places, cache: In<u8>, unit: Val<u64>, words: Registers<u32>, #[comptime] first: usize) {
+    pub fn lane_start(self, places: Places) -> Val<u32> {
+        places.this_lane() * self.lane_bytes(places).min(16) + self.start
+    }
+
+    /// Loads what this lane supplies, from byte `start` on, to words `first..` of `words`.
+    #[tile_fn]
+    pub fn load(self, places: Places, cache: In<u8>, start: Val<u64>, words: Registers<u32>, first: Val<u32>) {
         let (all, lanes) = (self.lane_bytes(places), places.lanes());
-        let lane = places.this_lane();
         if all > 16 {
             for piece in unrolled(0..all / 16) {
-                let four = cache.load_as::<Pack<u32, 4>>(at(unit, (piece * lanes + lane) * 16 + self.start));
+                let four = cache.load_as::<Pack<u32, 4>>(start + piece.to::<u64>() * (lanes * 16));
                 for word in 0..4 {
-                    words[piece * 4 + (first + word)] = four.component(word);
+                    words[first + (piece * 4 + word)] = four.component(word);
                 }
             }
         } else if all == 16 {
-            let four = cache.load_as::<Pack<u32, 4>>(at(unit, lane * 16 + self.start));
+            let four = cache.load_as::<Pack<u32, 4>>(start);
             for word in 0..4 {
                 words[first + word] = four.component(word);
             }
         } else if all == 8 {
-            let two = cache.load_as::<Pack<u32, 2>>(at(unit, lane * 8 + self.start));
+            let two = cache.load_as::<Pack<u32, 2>>(start);
             for word in 0..2 {
                 words[first + word] = two.component(word);
             }
         } else {
-            words[first] = cache.load_as::<u32>(at(unit, lane * 4 + self.start));
+            words[first] = cache.load_as::<u32>(start);
         }
     }
 }
@@ -262,7 +267,9 @@ mod tests {
                     };
                     let mut seen = std::collections::HashSet::new();
                     for lane in 0..places.lanes() {
-                        for (run, byte) in (0..places.runs()).flat_map(|run| (0..plane.run_bytes).map(move |b| (run, b))) {
+                        for (run, byte) in
+                            (0..places.runs()).flat_map(|run| (0..plane.run_bytes).map(move |b| (run, b)))
+                        {
                             let address = plane.address(places, lane, run, byte);
                             assert!((96..96 + plane.bytes(places)).contains(&address));
                             assert!(seen.insert(address), "{places:?} {bits} {lane} {run} {byte}");

@@ -2,15 +2,18 @@
 //!
 //! The division depends on the keys' positions alone, never on how long a sequence is or what else is in a step: a
 //! token's result is the same bits alone and in a batch. Chunks grow with the position, so that short contexts have
-//! many small blocks and long ones few partial results: one page each up to 32 pages, two up to 128, four up to 512,
-//! sixteen beyond. Layers with a window have one page a chunk, counted from the first page that the step's rows see.
+//! many small blocks and long ones few partial results: two pages each up to 64 pages, four up to 2048, eight beyond.
+//! Layers with a window have two pages a chunk. Pages of a chunk that a block works on at once are fixed by their numbers
+//! as well.
 
 use tilekiln_dsl::prelude::*;
 
 use super::pages::PAGE;
 
 /// `(first page, pages a chunk)` of each stretch of the division; the last one goes on.
-const STRETCHES: [(usize, usize); 4] = [(0, 1), (32, 2), (128, 4), (512, 16)];
+const STRETCHES: [(usize, usize); 3] = [(0, 2), (64, 4), (2048, 8)];
+/// Pages of a chunk in layers with a window.
+const WINDOW_PAGES: usize = 2;
 /// Stands for "no window".
 pub const NO_WINDOW: u32 = u32::MAX;
 
@@ -37,7 +40,7 @@ pub fn chunks(end: usize, window: u32, rows: usize) -> usize {
     }
     // the first row's window may begin in the middle of a page
     let most = (window as usize + rows).div_ceil(PAGE) + 1;
-    pages.min(most)
+    pages.min(most).div_ceil(WINDOW_PAGES) + 1
 }
 
 /// Keys that a row, or several rows of a sequence, see: positions `begin..end`.
@@ -88,7 +91,7 @@ pub struct Pages {
 /// first page of a chunk of the division
 #[device_fn]
 fn first_page(chunk: Val<u32>) -> Val<u32> {
-    let mut page = chunk;
+    let mut page = chunk * STRETCHES[0].1;
     for i in 1..STRETCHES.len() {
         let (start, size) = STRETCHES[i];
         let before = chunks_before(i);
@@ -102,7 +105,7 @@ fn first_page(chunk: Val<u32>) -> Val<u32> {
 /// chunk of the division that a page is part of
 #[device_fn]
 fn chunk_of(page: Val<u32>) -> Val<u32> {
-    let mut chunk = page;
+    let mut chunk = page / STRETCHES[0].1;
     for i in 1..STRETCHES.len() {
         let (start, size) = STRETCHES[i];
         let before = chunks_before(i);
@@ -119,22 +122,21 @@ fn chunk_of(page: Val<u32>) -> Val<u32> {
 pub fn chunk_pages(chunk: Val<u32>, span: Span, window: Val<u32>) -> Pages {
     let (first, last) = (span.begin / PAGE, (span.end + (PAGE - 1)) / PAGE);
     let has_window = window != NO_WINDOW;
-    let begin = select(has_window, first + chunk, first_page(chunk));
-    let after = select(has_window, first + chunk + 1, first_page(chunk + 1));
+    let in_window = (first / WINDOW_PAGES + chunk) * WINDOW_PAGES;
+    let begin = select(has_window, in_window, first_page(chunk));
+    let after = select(has_window, in_window + WINDOW_PAGES, first_page(chunk + 1));
     let end = min(after, last);
     Pages { begin, end }
 }
 
-/// Chunks of the division, as numbers that do not depend on the step: `begin..end` of those a span needs, and the one
-/// that a block with x = 0 has.
+/// Chunks of the division, as numbers that do not depend on the step: `begin..end` of those a span needs; the first one
+/// is that of a block with x = 0.
 #[derive(Clone, Copy)]
 pub struct Chunks {
     /// First needed.
     pub begin: Val<u32>,
     /// The one behind the last needed.
     pub end: Val<u32>,
-    /// The chunk of block x = 0.
-    pub first_block: Val<u32>,
 }
 
 /// The chunks that a span needs.
@@ -142,14 +144,10 @@ pub struct Chunks {
 pub fn chunks_of_span(span: Span, window: Val<u32>) -> Chunks {
     let (first, last) = (span.begin / PAGE, (span.end + (PAGE - 1)) / PAGE);
     let has_window = window != NO_WINDOW;
-    let begin = select(has_window, first, 0u32);
+    let begin = select(has_window, first / WINDOW_PAGES, 0u32);
     let needed = select(last == 0, 0u32, chunk_of(last - 1) + 1);
-    let end = select(has_window, last, needed);
-    Chunks {
-        begin,
-        end,
-        first_block: begin,
-    }
+    let end = select(has_window, (last + (WINDOW_PAGES - 1)) / WINDOW_PAGES, needed);
+    Chunks { begin, end }
 }
 
 #[cfg(test)]
@@ -175,8 +173,8 @@ mod tests {
 
     #[test]
     fn a_window_needs_few_blocks() {
-        assert_eq!(chunks(100_000, 512, 1), 10);
+        assert_eq!(chunks(100_000, 512, 1), 6);
         assert_eq!(chunks(100, 512, 1), 2);
-        assert_eq!(chunks(100_000, 512, 4), 10);
+        assert_eq!(chunks(100_000, 512, 4), 6);
     }
 }

@@ -1,110 +1,150 @@
-//! The queries of a block, brought into shared memory as columns of the right operand.
+//! Queries as attention wants them: normed, rotated by position, in the domain of the cached keys, two 16-bit numbers to
+//! a word in the order in which they become columns of the right operand.
 
 use tilekiln_dsl::prelude::*;
 
 use super::codec::KvCodec;
-use super::flash::{Block, TEAM};
-use crate::turbo::rotation::{NORMALISE, SIGNS_1, SIGNS_2, with_sign, word_of};
+use super::flash::{Block, LOG2_E};
+use super::formats::{self, HEAD_DIM, K};
+use super::pages::{Places, Side};
+use crate::heads::{head_scale, rotate_head};
+use crate::registry::prelude::*;
+use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
 /// Largest finite f16.
 const LARGEST: f32 = 65504.0;
 
-/// This block's queries as columns of the right operand: rotated where the keys are, split into terms.
-#[tile_fn]
-pub(super) fn load_queries<K: KvCodec>(block: &Block, queries: Shared<u32>, q: In<f32>) {
-    let dims = block.keys.places.dims;
-    let groups = block.keys.groups;
-    let columns = block.columns();
-    let head_dim = block.shape.head_dim;
-    let per_lane = dims / 32;
-    for part in stepped(warp_index(), columns * groups, TEAM * block.shape.teams) {
-        let column = part / groups;
-        let group = part % groups;
-        let token = column / block.gqa;
-        let head = block.kv_head * block.gqa + column % block.gqa;
-        let first = group * dims + lane_index() * per_lane;
-        /// past the last row, and where heads are padded, zeros
-        let part_of_query = Registers::<f32>::filled(per_lane, 0.0);
-        if token < block.rows && first < head_dim {
-            let row = ((block.first_row + token) * block.heads + head) * head_dim;
-            for i in unrolled(0..per_lane) {
-                part_of_query[i] = q[row + first + i];
-            }
+/// Where the words of a query lie: for each group of a head's values and each pair of steps along k, what every part's
+/// lane takes of both steps.
+#[derive(Clone, Copy)]
+pub(super) struct Order {
+    places: Places,
+    /// Words of a column in one step.
+    step_words: usize,
+    parts: usize,
+}
+
+impl Order {
+    /// The order of queries that meet keys of this format.
+    pub fn of<Keys: KvCodec>(head_dim: usize) -> Self {
+        let layout = target().fragments;
+        Self {
+            places: Places::here(Side::Key, Keys::stored(head_dim)),
+            step_words: layout.words_per_row(2),
+            parts: layout.k_parts(),
         }
-        if K::ROTATED {
-            rotate_in_warp(part_of_query, SIGNS_1, SIGNS_2);
-        }
-        store_query::<K>(block, queries, part_of_query, column, group);
+    }
+
+    /// Pairs of steps in a group.
+    pub fn pairs(self) -> usize {
+        self.places.dims / 32
+    }
+
+    /// Words that the lanes of a column take of a pair of steps.
+    pub fn pair_words(self) -> usize {
+        2 * self.step_words * self.parts
+    }
+
+    /// The word with value `dim` of the head.
+    #[tile_fn]
+    fn word(self, dim: Val<u32>) -> Val<u32> {
+        let (dims, run_len) = (self.places.dims, self.places.run_len());
+        let (part, place) = (dim % dims / run_len, dim % run_len);
+        let step = place / (2 * self.step_words);
+        let pair = dim / dims * self.pairs() + step / 2;
+        (pair * self.parts + part) * (2 * self.step_words) + step % 2 * self.step_words + place / 2 % self.step_words
     }
 }
 
-/// Rotates 128 values of which each lane of a warp holds four, one after the other.
-#[tile_fn]
-fn rotate_in_warp(values: Registers<f32>, first: [u32; 4], second: [u32; 4]) {
-    let lane = lane_index();
-    let signs = word_of(first, lane / 8);
-    for i in unrolled(0..4) {
-        values[i] = with_sign(values[i], signs, lane % 8 * 4 + i);
-    }
-    for distance in [1, 2] {
-        for pair in unrolled(0..2) {
-            let low = pair / distance * (2 * distance) + pair % distance;
-            let (a, b) = (values[low], values[low + distance]);
-            values[low] = a + b;
-            values[low + distance] = a - b;
-        }
-    }
-    for distance in [1, 2, 4, 8, 16] {
-        let is_low = lane & distance == 0;
-        for i in unrolled(0..4) {
-            let other = shuffle_xor(values[i], distance);
-            values[i] = select(is_low, values[i] + other, other - values[i]);
-        }
-    }
-    let signs = word_of(second, lane / 8);
-    for i in unrolled(0..4) {
-        values[i] = with_sign(values[i] * NORMALISE, signs, lane % 8 * 4 + i);
-    }
+fn threads<Keys: KvCodec>(head_dim: usize) -> usize {
+    Keys::stored(head_dim)
 }
 
-/// Puts one lane's values of a query where the lanes that multiply them look for them.
-#[tile_fn]
-fn store_query<K: KvCodec>(
-    block: &Block,
-    queries: Shared<u32>,
-    values: Registers<f32>,
-    column: Val<u32>,
-    group: Val<u32>,
+/// One block per token (x) and head (y), one thread per value: the query is normalised, weighted, rotated by position and,
+/// where keys are stored so, by the rotation of their format; times log2(e), because attention takes powers of 2.
+///
+/// Numbers that do not fit f16 become the largest one. A format of bf16 keys gets two terms, one after the other. Batch
+/// invariance: a head's sums are added by its own block, always in the same order.
+#[kernel(threads = threads::<Keys>(head_dim))]
+pub fn prepare_queries<Keys: KvCodec>(
+    #[shape(tokens, heads, head_dim)] q: In<f32>,
+    #[shape(head_dim)] w: In<f32>,
+    #[shape(tokens)] positions: In<u32>,
+    #[shape(pairs)] inverse_frequency: In<f32>,
+    #[shape(tokens, heads, terms, words)] out: Out<u32>,
+    heads: u32,
+    eps: f32,
+    #[comptime] head_dim: usize,
 ) {
-    let places = block.keys.places;
-    let parts = target().fragments.k_parts();
-    let per_lane = places.dims / 32;
-    let step_dims = block.step_words() * 2;
-    let inside = lane_index() * per_lane;
-    let (part, place) = (inside / places.run_len(), inside % places.run_len());
-    let (step, word) = (place / step_dims, place % step_dims / 2);
-    let lane = column % block.width * parts + part;
-    for term in 0..K::TERMS {
-        let start = block.query_word(term, column / block.width, group, step / 2, lane);
-        for pair in 0..per_lane / 2 {
-            let word_of_pair = take_term::<K::Element>(values, 2 * pair);
-            queries[start + step % 2 * block.step_words() + word + pair] = word_of_pair;
+    trigger_dependents();
+    let token = block_index();
+    let head = block_index_y();
+    let dim = thread_index();
+    let threads = threads::<Keys>(head_dim);
+    let position = positions[token];
+    let mut weight = f32(0.0);
+    if dim < head_dim {
+        weight = w[dim];
+    }
+    wait_for_prerequisites();
+    let mut value = f32(0.0);
+    if dim < head_dim {
+        value = q[(token * heads + head) * head_dim + dim];
+    }
+    let normed = value * head_scale(value, eps, head_dim, threads) * weight;
+    let mut query = rotate_head(normed, position, inverse_frequency, head_dim, threads) * LOG2_E;
+    if Keys::ROTATED {
+        let exchange = Shared::<f32>::new(threads);
+        query = rotate(query, dim, exchange, SIGNS_1, SIGNS_2);
+    }
+    /// threads with even values pack those of their neighbours
+    let next = shuffle_down(query, 1);
+    let order = Order::of::<Keys>(head_dim);
+    let first = (token * heads + head) * (Keys::TERMS * threads / 2) + order.word(dim);
+    let words = terms::<Keys::Element>(
+        fitting::<Keys::Element>(query),
+        fitting::<Keys::Element>(next),
+        Keys::TERMS,
+    );
+    if dim % 2 == 0 {
+        for term in 0..Keys::TERMS {
+            out[first + term * threads / 2] = words[term];
         }
     }
 }
 
-/// Two values as numbers of 16 bits in a word; what is left of them takes their place.
+/// The value, or the largest number of the element where it is larger.
 #[tile_fn]
-pub(super) fn take_term<Element: HalfElement>(values: Registers<f32>, first: usize) -> Val<u32> {
-    let (a, b) = (values[first], values[first + 1]);
-    if Element::NAME == "bf16" {
-        let (word_a, word_b) = (nearest_bf16(a), nearest_bf16(b));
-        values[first] = a - word_a.bitcast::<f32>();
-        values[first + 1] = b - word_b.bitcast::<f32>();
-        word_a >> 16 | word_b
+fn fitting<Element: HalfElement>(value: Val<f32>) -> Val<f32> {
+    if Element::NAME == "f16" {
+        min(max(value, -LARGEST), LARGEST)
     } else {
-        let halves = [a, b].map(|value| min(max(value, -LARGEST), LARGEST).to::<f16>());
-        Val::<Pack<f16, 2>>::pack(halves).bitcast::<u32>()
+        value
+    }
+}
+
+/// Two values as sums of `count` numbers of 16 bits each: a word for each term.
+pub(super) fn terms<Element: HalfElement>(a: Val<f32>, b: Val<f32>, count: usize) -> Vec<Val<u32>> {
+    let mut left = [a, b];
+    (0..count)
+        .map(|_| {
+            let (word, rest) = term::<Element>(left);
+            left = rest;
+            word
+        })
+        .collect()
+}
+
+/// Two values that fit as numbers of 16 bits, and what is left of them.
+#[tile_fn]
+fn term<Element: HalfElement>(values: [Val<f32>; 2]) -> (Val<u32>, [Val<f32>; 2]) {
+    if Element::NAME == "bf16" {
+        let (a, b) = (nearest_bf16(values[0]), nearest_bf16(values[1]));
+        let rest = [values[0] - a.bitcast::<f32>(), values[1] - b.bitcast::<f32>()];
+        (a >> 16 | b, rest)
+    } else {
+        let halves = [values[0], values[1]].map(|value| value.to::<f16>());
+        (Val::<Pack<f16, 2>>::pack(halves).bitcast::<u32>(), values)
     }
 }
 
@@ -114,3 +154,51 @@ fn nearest_bf16(value: Val<f32>) -> Val<u32> {
     let bits = value.bitcast::<u32>();
     (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000u32
 }
+
+/// Brings a block's queries into shared memory; zeros behind the last one.
+#[tile_fn]
+pub(super) fn load_queries<Keys: KvCodec>(block: &Block, queries: Shared<u32>, q: In<u32>) {
+    let order = Order::of::<Keys>(block.shape.head_dim);
+    let stored = Keys::stored(block.shape.head_dim);
+    let (columns, chunks) = (block.columns(), stored / 8);
+    let pair_chunks = order.pair_words() / 4;
+    for i in strided(Keys::TERMS * columns * chunks, block.shape.threads()) {
+        let (column, chunk) = (i / chunks % columns, i % chunks);
+        let term = i / (chunks * columns);
+        let token = column / block.gqa;
+        let head = block.kv_head * block.gqa + column % block.gqa;
+        let query = ((block.first_row + token) * block.heads + head) * Keys::TERMS + term;
+        let mut four = Val::pack([u32(0), u32(0), u32(0), u32(0)]);
+        if token < block.rows {
+            four = q.load_as::<Pack<u32, 4>>(query * (stored / 2) + chunk * 4);
+        }
+        let (pair, part) = (chunk / pair_chunks, chunk % pair_chunks);
+        let row = (term * block.all_tiles() + column / block.width) * (chunks / pair_chunks) + pair;
+        let start = row * (block.width * order.pair_words()) + column % block.width * order.pair_words();
+        queries.store_as::<Pack<u32, 4>>(start + part * 4, four);
+    }
+}
+
+/// Registration of [`prepare_queries`] with every format of keys.
+pub const ENTRY: Entry = Entry {
+    name: "prepare_queries",
+    parameters: &[K, HEAD_DIM],
+    build: |settings| Ok((formats::fast(settings)?.prepare_queries)(formats::head_dim(settings)?)),
+    example: |settings, random| {
+        let head_dim = formats::head_dim(settings)?;
+        let (tokens, heads) = (random.size(1, 6), random.size(1, 5));
+        let words = formats::fast(settings)?.query_words(head_dim);
+        Ok(Example {
+            grid: [tokens as u32, heads as u32, 1],
+            arguments: vec![
+                random.floats("f32", tokens * heads * head_dim),
+                random.floats("f32", head_dim),
+                random.below(tokens, 262_144),
+                random.floats("f32", head_dim / 2),
+                Argument::output(tokens * heads * words * 4),
+                Argument::U32(heads as u32),
+                Argument::F32(1e-6),
+            ],
+        })
+    },
+};

@@ -19,7 +19,10 @@ pub(super) fn rotate_back(block: &Block, sums: Products<f32>) {
                 for pair in unrolled(0..parts / 2) {
                     let low = pair / distance * (2 * distance) + pair % distance;
                     for row in 0..rows {
-                        let (a, b) = (sums.at(low * tiles + column), sums.at((low + distance) * tiles + column));
+                        let (a, b) = (
+                            sums.at(low * tiles + column),
+                            sums.at((low + distance) * tiles + column),
+                        );
                         let (x, y) = (a.get(row, slot), b.get(row, slot));
                         a.set(row, slot, x + y);
                         b.set(row, slot, x - y);

@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{KvCodec, Loaded, Scales};
+use super::codec::{KvCodec, Loaded, Scales, Stage};
 use super::flash::{Block, LOWEST};
 use super::pages::UNIT;
 use super::partition::Span;
@@ -36,13 +36,14 @@ impl Sight {
 }
 
 /// Scores of this warp's 16 keys of a page, with all columns of its team; what a column must not see is far below
-/// everything else.
+/// everything else. The page's keys are in `stage`, or are brought there group by group.
 #[tile_fn]
 pub(super) fn score_unit<K: KvCodec>(
     block: &Block,
     scores: SharedTile<f32>,
     first_column: Val<u32>,
     queries: Shared<u32>,
+    keys: &Keys,
     cache_k: In<u8>,
     page: Val<u64>,
     first_key: Val<u32>,
@@ -52,16 +53,23 @@ pub(super) fn score_unit<K: KvCodec>(
     let (rows, held) = (Products::<f32>::lane_rows(), Products::<f32>::lane_columns());
     let sums = Products::<f32>::zeros(tiles);
     for group in unrolled(0..block.keys.groups) {
-        let unit = block.keys.unit(page, group, block.member);
-        let loaded = Loaded::from::<K>(&block.keys, cache_k, unit);
+        let stage = if keys.is_ahead {
+            keys.stage
+        } else {
+            Stage::new::<K>(&block.keys, 1, keys.tables)
+        };
+        let place = if keys.is_ahead { group } else { u32(0) };
+        if !keys.is_ahead {
+            let starts = keys.starts::<K>(block, page);
+            stage.fetch::<K>(&block.keys, cache_k, &starts, place, block.keys.group_distance(group));
+        }
+        let loaded = stage.unit::<K>(&block.keys, place);
         if K::SCALES == Scales::Position {
             /// a key's scale multiplies its scores
             let part = Products::<f32>::zeros(tiles);
             multiply_keys::<K>(block, part, queries, loaded, group);
             for row in 0..rows {
-                let scale = cache_k
-                    .load_as::<f16>(block.keys.scale_of(unit, Products::<f32>::row(row)))
-                    .to::<f32>();
+                let scale = loaded.scale(row);
                 for tile in unrolled(0..tiles) {
                     for slot in 0..held {
                         let score = fma(part.at(tile).get(row, slot), scale, sums.at(tile).get(row, slot));
@@ -85,6 +93,49 @@ pub(super) fn score_unit<K: KvCodec>(
     }
 }
 
+/// Words of a page's keys up to which they are loaded a page ahead.
+const AHEAD: usize = 32;
+
+/// Where the keys of a page are when they are scored.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    stage: Stage,
+    tables: [Val<u32>; 2],
+    /// Loaded a page ahead: few enough registers hold them.
+    pub is_ahead: bool,
+}
+
+impl Keys {
+    #[tile_fn]
+    pub(super) fn new<K: KvCodec>(block: &Block) -> Self {
+        let is_ahead = block.keys.words() * block.keys.groups <= AHEAD;
+        let tables = K::tables();
+        let stage = Stage::new::<K>(&block.keys, if is_ahead { block.keys.groups } else { 1 }, tables);
+        Self {
+            stage,
+            tables,
+            is_ahead,
+        }
+    }
+
+    /// Where this lane finds this warp's unit of the first group of a page.
+    #[tile_fn]
+    fn starts<K: KvCodec>(&self, block: &Block, page: Val<u64>) -> super::codec::LaneStarts {
+        let first = block.keys.unit(page, u32(0), block.member);
+        block.keys.lane_starts::<K>(first)
+    }
+
+    /// Loads one group of a page's keys, if they are to be loaded ahead.
+    #[tile_fn]
+    pub(super) fn fetch<K: KvCodec>(&self, block: &Block, cache_k: In<u8>, page: Val<u64>, group: Val<u32>) {
+        if self.is_ahead {
+            let starts = self.starts::<K>(block, page);
+            let distance = block.keys.group_distance(group);
+            self.stage.fetch::<K>(&block.keys, cache_k, &starts, group, distance);
+        }
+    }
+}
+
 /// `sums += keys · queries` over the values of one unit.
 #[tile_fn]
 fn multiply_keys<K: KvCodec>(
@@ -100,45 +151,49 @@ fn multiply_keys<K: KvCodec>(
         let first_step = RowOperand::<K::Element>::undefined();
         let second_step = RowOperand::<K::Element>::undefined();
         for slot in 0..slots {
-            for quad in 0..words {
-                let pairs = K::quad(&block.keys, loaded, slot, pair * words + quad);
-                let operand = if quad < words / 2 { first_step } else { second_step };
-                let word = quad % (words / 2) * 2;
-                operand.set(slot, word, pairs[0]);
-                operand.set(slot, word + 1, pairs[1]);
+            for octet in 0..words / 2 {
+                let four = K::octet(&block.keys, loaded, slot, pair * (words / 2) + octet);
+                for i in 0..4 {
+                    let word = octet * 4 + i;
+                    if word < words {
+                        first_step.set(slot, word, four[i]);
+                    } else {
+                        second_step.set(slot, word - words, four[i]);
+                    }
+                }
             }
         }
         for term in 0..K::TERMS {
             for tile in unrolled(0..block.shape.tiles) {
                 let lane = operand_column() * target().fragments.k_parts() + operand_part();
                 let start = block.query_word(term, block.team * block.shape.tiles + tile, group, pair, lane);
-                for step in 0..2 {
-                    let column = ColumnOperand::<K::Element>::undefined();
-                    load_words(column, queries, start + step * words);
-                    multiply(
-                        sums.at(tile),
-                        if step == 0 { first_step } else { second_step },
-                        column,
-                    );
-                }
+                let first_queries = ColumnOperand::<K::Element>::undefined();
+                let second_queries = ColumnOperand::<K::Element>::undefined();
+                load_pair(first_queries, second_queries, queries, start);
+                multiply(sums.at(tile), first_step, first_queries);
+                multiply(sums.at(tile), second_step, second_queries);
             }
         }
     }
 }
 
-/// The words of a column operand that lie next to each other.
+/// The words of two column operands that lie next to each other.
 #[tile_fn]
-fn load_words<Element: MatrixElement>(column: ColumnOperand<Element>, from: Shared<u32>, start: Val<u32>) {
+fn load_pair<Element: MatrixElement>(
+    first: ColumnOperand<Element>,
+    second: ColumnOperand<Element>,
+    from: Shared<u32>,
+    start: Val<u32>,
+) {
     let words = ColumnOperand::<Element>::words();
-    if words == 2 {
-        let two = from.load_as::<Pack<u32, 2>>(start);
-        column.set(0, two.component(0));
-        column.set(1, two.component(1));
-    } else {
-        for part in 0..words / 4 {
-            let four = from.load_as::<Pack<u32, 4>>(start + part * 4);
-            for word in 0..4 {
-                column.set(part * 4 + word, four.component(word));
+    for part in 0..words / 2 {
+        let four = from.load_as::<Pack<u32, 4>>(start + part * 4);
+        for i in 0..4 {
+            let word = part * 4 + i;
+            if word < words {
+                first.set(word, four.component(i));
+            } else {
+                second.set(word - words, four.component(i));
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{KvCodec, Loaded, Scales};
-use super::flash::{Block, LOG2_E, LOWEST, TEAM};
+use super::codec::{KvCodec, LaneStarts, Loaded, Scales, Stage};
+use super::flash::{Block, TEAM};
 use super::pages::{UNIT, UNITS};
-use super::queries::take_term;
+use super::queries::terms;
 
 /// Weights are multiplied by it where values have no scale of their own: small ones survive in f16.
 pub(super) const RAISE: f32 = 64.0;
@@ -19,8 +19,54 @@ pub(super) struct Running {
     pub total: Registers<f32>,
 }
 
+/// Words of a warp's values of a page up to which they are loaded while scores are exchanged.
+const EARLY: usize = 32;
+
+/// Where a warp's values of a page are when they are weighed.
+#[derive(Clone, Copy)]
+pub(super) struct Values {
+    stage: Stage,
+    tables: [Val<u32>; 2],
+    /// Loaded while scores are exchanged: few enough registers hold them.
+    is_early: bool,
+}
+
+impl Values {
+    #[tile_fn]
+    pub(super) fn new<V: KvCodec>(block: &Block) -> Self {
+        let units = block.value_units();
+        let is_early = block.values.words() * units <= EARLY;
+        let tables = V::tables();
+        let stage = Stage::new::<V>(&block.values, if is_early { units } else { 1 }, tables);
+        Self {
+            stage,
+            tables,
+            is_early,
+        }
+    }
+
+    /// Where this lane finds this warp's first unit of a page.
+    #[tile_fn]
+    fn starts<V: KvCodec>(&self, block: &Block, page: Val<u64>) -> LaneStarts {
+        let (group, unit) = value_part(block);
+        block.values.lane_starts::<V>(block.values.unit(page, group, unit))
+    }
+
+    /// Loads a page's values, if they are to be loaded early.
+    #[tile_fn]
+    pub(super) fn fetch<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>) {
+        if self.is_early {
+            let starts = self.starts::<V>(block, page);
+            for unit in unrolled(0..block.value_units()) {
+                let distance = unit.to::<u64>() * block.values.bytes;
+                self.stage.fetch::<V>(&block.values, cache_v, &starts, unit, distance);
+            }
+        }
+    }
+}
+
 /// Weights of this warp's units of a page times their values, added to `sums`, after what was summed before has shrunk to
-/// the new highest scores.
+/// the new highest scores. `after_unit` may use the registers that a unit has left.
 #[tile_fn]
 pub(super) fn add_values<V: KvCodec>(
     block: &Block,
@@ -28,8 +74,10 @@ pub(super) fn add_values<V: KvCodec>(
     sums: Products<f32>,
     scores: SharedTile<f32>,
     first_column: Val<u32>,
+    values: &Values,
     cache_v: In<u8>,
     page: Val<u64>,
+    mut after_unit: impl FnMut(Val<u32>),
 ) {
     let tiles = block.shape.tiles;
     let runs = block.values.places.runs();
@@ -47,20 +95,35 @@ pub(super) fn add_values<V: KvCodec>(
             }
         }
         let now = column_max(step_highest);
-        shrink[tile] = ((running.highest[tile] - now) * LOG2_E).exp2();
+        shrink[tile] = (running.highest[tile] - now).exp2_flushed();
         running.highest[tile] = now;
         running.total[tile] = running.total[tile] * shrink[tile];
     }
     shrink_sums(block, sums, shrink);
 
-    let (group, first_unit) = value_part(block);
-    for i in unrolled(0..block.value_units()) {
-        let unit = first_unit + i;
-        let start = block.values.unit(page, group, unit);
-        let loaded = Loaded::from::<V>(&block.values, cache_v, start);
+    let (_, first_unit) = value_part(block);
+    for unit in unrolled(0..block.value_units()) {
+        let stage = if values.is_early {
+            values.stage
+        } else {
+            Stage::new::<V>(&block.values, 1, values.tables)
+        };
+        let place = if values.is_early { unit } else { u32(0) };
+        if !values.is_early {
+            let distance = unit.to::<u64>() * block.values.bytes;
+            stage.fetch::<V>(
+                &block.values,
+                cache_v,
+                &values.starts::<V>(block, page),
+                place,
+                distance,
+            );
+        }
+        let loaded = stage.unit::<V>(&block.values, place);
         let weights = Registers::<u32>::undefined_2d(V::TERMS * tiles, runs / 2);
-        make_weights::<V>(block, running, weights, scores, first_column, cache_v, start, unit);
+        make_weights::<V>(block, running, weights, scores, first_column, loaded, first_unit + unit);
         multiply_values::<V>(block, sums, loaded, weights);
+        after_unit(unit);
     }
 }
 
@@ -128,38 +191,39 @@ fn make_weights<V: KvCodec>(
     weights: Registers<u32>,
     scores: SharedTile<f32>,
     first_column: Val<u32>,
-    cache_v: In<u8>,
-    start: Val<u64>,
+    loaded: Loaded,
     unit: Val<u32>,
 ) {
     let tiles = block.shape.tiles;
     let runs = block.values.places.runs();
     let first = operand_part() * runs;
     for part in 0..runs / 4 {
-        let scales = Registers::<f32>::filled(4, RAISE);
-        if V::SCALES == Scales::Position {
-            for i in 0..4 {
-                let position = first + (part * 4 + i);
-                scales[i] = cache_v.load_as::<f16>(block.values.scale_of(start, position)).to::<f32>();
-            }
-        }
         for tile in unrolled(0..tiles) {
             let column = first_column + (block.team * tiles + tile) * block.width + operand_column();
             let four = scores.load_as::<Pack<f32, 4>>(column, unit * UNIT + first + part * 4);
-            let scaled = Registers::<f32>::undefined(4);
-            for i in 0..4 {
-                let score = four.component(i);
-                let power = ((score - running.highest[tile]) * LOG2_E).exp2();
-                let weight = select(score > LOWEST, power, 0.0);
+            let scaled = [0, 1, 2, 3].map(|i: usize| {
+                /// 0 where a key is not visible: far below even the first highest score
+                let weight = (four.component(i) - running.highest[tile]).exp2_flushed();
                 running.total[tile] = running.total[tile] + weight;
-                scaled[i] = weight * scales[i];
-            }
-            for term in 0..V::TERMS {
-                for pair in 0..2 {
-                    weights[(tile * V::TERMS + term, part * 2 + pair)] = take_term::<V::Element>(scaled, 2 * pair);
+                weight * weight_scale::<V>(loaded, part * 4 + i)
+            });
+            for pair in 0..2 {
+                let words = terms::<V::Element>(scaled[2 * pair], scaled[2 * pair + 1], V::TERMS);
+                for term in 0..V::TERMS {
+                    weights[(tile * V::TERMS + term, part * 2 + pair)] = words[term];
                 }
             }
         }
+    }
+}
+
+/// What the weight of a position is multiplied by.
+#[tile_fn]
+fn weight_scale<V: KvCodec>(loaded: Loaded, position: usize) -> Val<f32> {
+    if V::SCALES == Scales::Position {
+        loaded.scale(position)
+    } else {
+        f32(RAISE)
     }
 }
 
@@ -170,17 +234,14 @@ fn multiply_values<V: KvCodec>(block: &Block, sums: Products<f32>, loaded: Loade
     let places = block.values.places;
     let (runs, slots) = (places.runs(), target().fragments.lane_rows());
     for quad in unrolled(0..places.run_len() / 4) {
-        let halves = (0..runs)
-            .map(|run: usize| V::quad(&block.values, loaded, run, quad))
-            .collect::<Vec<[Val<u32>; 2]>>();
+        let pairs = (0..runs / 2)
+            .map(|pair: usize| V::quad_of_pair(&block.values, loaded, pair, quad))
+            .collect::<Vec<[Val<u32>; 4]>>();
         for part in 0..4 / slots {
             let operand = RowOperand::<V::Element>::undefined();
             for slot in 0..slots {
-                let dim = part * slots + slot;
-                let pick = if dim % 2 == 0 { 0x5410u32 } else { 0x7632 };
                 for pair in 0..runs / 2 {
-                    let word = byte_permute(halves[2 * pair][dim / 2], halves[2 * pair + 1][dim / 2], pick);
-                    operand.set(slot, pair, word);
+                    operand.set(slot, pair, pairs[pair][part * slots + slot]);
                 }
             }
             for tile in unrolled(0..tiles) {

@@ -118,7 +118,11 @@ fn named(settings: &Settings) -> Result<&'static Kernels, SettingError> {
     })
 }
 
-const FORMAT: Parameter = choice("format", "turbo3", "TurboQuant format; `_as_first`: byte by byte as first implemented");
+const FORMAT: Parameter = choice(
+    "format",
+    "turbo3",
+    "TurboQuant format; `_as_first`: byte by byte as first implemented",
+);
 
 /// Registration of [`turbo_encode`].
 pub const ENCODE: Entry = Entry {

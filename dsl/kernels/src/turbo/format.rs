@@ -108,7 +108,10 @@ pub fn nearest<Format: TurboFormat>(value: Val<f32>) -> Val<u32> {
 pub fn half_tables<Format: TurboFormat>() -> [[u32; 2]; 2] {
     let half = Format::CODEWORDS.len();
     let words: Vec<u16> = match Format::BITS {
-        4 => Format::CODEWORDS.iter().map(|value| f16::from_f32(*value).to_bits()).collect(),
+        4 => Format::CODEWORDS
+            .iter()
+            .map(|value| f16::from_f32(*value).to_bits())
+            .collect(),
         _ => (0..2 * half)
             .map(|index| {
                 let value = if index < half {
