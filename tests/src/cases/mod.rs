@@ -20,6 +20,7 @@ mod residual;
 mod rope;
 mod row_product;
 mod select;
+mod stream;
 mod trial;
 mod turbo;
 mod weights;
@@ -128,6 +129,7 @@ pub fn all() -> Vec<Case> {
         attend::cases(),
         turbo::cases(),
         select::cases(),
+        stream::cases(),
     ]
     .into_iter()
     .flatten()
