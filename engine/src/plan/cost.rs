@@ -72,14 +72,15 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// What a step moves however its launches are arranged: everything but repeated reads.
+    /// What a step has to move however its launches are arranged: each weight once, and the cache. Activations can stay
+    /// on the chip.
     pub fn least(&self) -> u64 {
-        self.weights + self.cache + self.activations
+        self.weights + self.cache
     }
 
-    /// Everything.
+    /// What the launches move as they are.
     pub fn all(&self) -> u64 {
-        self.least() + self.repeated
+        self.weights + self.repeated + self.cache + self.activations
     }
 }
 
@@ -204,6 +205,6 @@ mod tests {
         let bytes = cost.bytes(&step(3, 100, 0));
         assert_eq!((bytes.weights, bytes.repeated, bytes.all()), (100, 0, 1300));
         let sum: Bytes = [bytes, bytes].into_iter().sum();
-        assert_eq!(sum.least(), 2600);
+        assert_eq!((sum.least(), sum.all()), (200, 2600));
     }
 }
