@@ -6,6 +6,7 @@
 //! values live, [`spec`] drafts with the assistant, [`sample`] picks tokens, [`schedule`] serves many requests at once
 //! from one model, and [`server`] speaks HTTP.
 
+pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod gguf;

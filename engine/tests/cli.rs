@@ -88,7 +88,7 @@ fn what_cannot_be_is_named() {
 #[test]
 fn help_says_what_there_is() {
     let help = Run::new(&["--help"]).ended(0).stdout;
-    for name in ["emit", "kernels", "check", "doctor", "run", "serve"] {
+    for name in ["emit", "kernels", "check", "doctor", "run", "serve", "bench", "plan"] {
         assert!(help.contains(&format!("\n  {name} ")), "{help}");
         let help = Run::new(&[name, "--help"]).ended(0).stdout;
         assert!(

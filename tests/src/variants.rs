@@ -67,6 +67,7 @@ pub const VARIANTS: &[Variant] = &[
     variant("top_k", ""),
     variant("take", ""),
     variant("confidence", ""),
+    variant("stream_read", ""),
 ];
 
 impl Variant {

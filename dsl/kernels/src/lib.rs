@@ -16,4 +16,5 @@ pub mod registry;
 pub mod residual;
 pub mod rope;
 pub mod select;
+pub mod stream;
 pub mod turbo;

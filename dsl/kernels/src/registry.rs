@@ -271,6 +271,7 @@ pub const KERNELS: &[&Entry] = &[
     &crate::select::TOP_K,
     &crate::select::TAKE,
     &crate::select::CONFIDENCE,
+    &crate::stream::ENTRY,
 ];
 
 /// Looks a kernel up by name, planted ones included.

@@ -13,7 +13,7 @@ use crate::sample;
 use crate::schedule::{DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit};
 
 /// Commands whose arguments [`rewrite`] touches.
-const ENGINE_COMMANDS: &[&str] = &["run", "serve", "logits"];
+const ENGINE_COMMANDS: &[&str] = &["run", "serve", "logits", "bench", "plan"];
 
 /// Flags of one dash and several letters, and what clap knows them as.
 const LONG_FORM: &[(&str, &str)] = &[
@@ -31,6 +31,14 @@ const LONG_FORM: &[(&str, &str)] = &[
     ("-cb", "--cont-batching"),
     ("-nocb", "--no-cont-batching"),
     ("-sys", "--system"),
+    ("-pg", "--pg"),
+    ("-npl", "--parallel"),
+    ("-mmp", "--mmap"),
+    ("-nkvo", "--no-kv-offload"),
+    ("-sm", "--split-mode"),
+    ("-mg", "--main-gpu"),
+    ("-embd", "--embeddings"),
+    ("-dev", "--device"),
 ];
 
 /// Largest block: the chosen token and 31 drafts.
@@ -572,7 +580,8 @@ fn usage(text: impl Into<String>) -> Failure {
     Failure::Usage(text.into())
 }
 
-fn layer_limit(flag: &str, given: &str) -> Result<LayerLimit, Failure> {
+/// How many layers may go to a GPU.
+pub(super) fn layer_limit(flag: &str, given: &str) -> Result<LayerLimit, Failure> {
     if given.eq_ignore_ascii_case("all") || given.eq_ignore_ascii_case("auto") {
         return Ok(LayerLimit::All);
     }
@@ -582,7 +591,8 @@ fn layer_limit(flag: &str, given: &str) -> Result<LayerLimit, Failure> {
     }
 }
 
-fn cache_type(flag: &str, given: &str) -> Result<KvType, Failure> {
+/// A type of cached keys or values.
+pub(super) fn cache_type(flag: &str, given: &str) -> Result<KvType, Failure> {
     given.parse().map_err(|_| {
         usage(format!(
             "{flag} {given}: the cache holds f16, f32 or bf16 and no other type yet; use {flag} f16 (more memory than a quantised type, less error)"

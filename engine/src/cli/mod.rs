@@ -1,5 +1,6 @@
 //! The command line. Results go to stdout, progress and statistics to stderr; exit codes are 0 done, 1 failed, 2 usage.
 
+mod bench;
 mod check;
 mod doctor;
 mod emit;
@@ -8,6 +9,7 @@ mod inspect;
 mod kernels;
 mod load;
 mod logits;
+mod plan;
 mod progress;
 pub mod run;
 mod serve;
@@ -52,6 +54,10 @@ enum Command {
     Logits(Box<logits::Logits>),
     /// Show text as tokens, or tokens as text
     Tokenize(tokenize::Tokenize),
+    /// Measure how fast a model runs, as llama-bench does, beside what the memory allows
+    Bench(Box<bench::Bench>),
+    /// Show the launches of one step: what they move and compute, and how long that takes on a card
+    Plan(Box<plan::Plan>),
 }
 
 /// Why a command did not do its work.
@@ -170,6 +176,8 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Logits(command) => command.run(),
         Command::Tokenize(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Plan(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
+use crate::plan;
 use crate::schedule::{Progress, Stage};
 
 /// Environment variable that says in detail what is logged.
@@ -53,6 +54,10 @@ pub struct Reporter {
 enum Work {
     Stage(Stage),
     Prompt,
+    /// Caches are filled before a test.
+    Fill,
+    /// Tests of a benchmark.
+    Tests,
 }
 
 impl Work {
@@ -62,6 +67,8 @@ impl Work {
             Self::Stage(Stage::Compile) => "compile",
             Self::Stage(Stage::Warmup) => "warm up",
             Self::Prompt => "prompt",
+            Self::Fill => "fill",
+            Self::Tests => "bench",
         }
     }
 
@@ -70,7 +77,8 @@ impl Work {
             Self::Stage(Stage::Load) => format!("{:.1} MiB", count as f64 / f64::from(1 << 20)),
             Self::Stage(Stage::Compile) => format!("{count} kernels"),
             Self::Stage(Stage::Warmup) => format!("{count} steps"),
-            Self::Prompt => format!("{count} tokens"),
+            Self::Prompt | Self::Fill => format!("{count} tokens"),
+            Self::Tests => format!("{count} tests"),
         }
     }
 
@@ -78,6 +86,11 @@ impl Work {
         let counts = match self {
             Self::Stage(Stage::Load) => "{bytes}/{total_bytes} {bytes_per_sec}",
             _ => "{pos}/{len} {per_sec}",
+        };
+        let counts = if self == Self::Tests {
+            "{pos}/{len} {msg}"
+        } else {
+            counts
         };
         ProgressStyle::with_template(&format!("{{prefix:8}} {{bar:30}} {counts} {{elapsed}}"))
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -104,10 +117,42 @@ impl Reporter {
         self.show(Work::Stage(progress.stage), progress.done, progress.total);
     }
 
+    /// Loading has come so far.
+    pub fn plan(&self, progress: &plan::Progress) {
+        self.stage(progress.into());
+    }
+
     /// So many tokens of a prompt are evaluated. Short prompts get no line of their own.
     pub fn prompt(&self, done: usize, total: usize) {
         if self.style == Style::Bars {
             self.show(Work::Prompt, done as u64, total as u64);
+        }
+    }
+
+    /// So many positions of caches are filled. Nothing but bars shows it.
+    pub fn fill(&self, done: usize, total: usize) {
+        if self.style == Style::Bars {
+            self.show(Work::Fill, done as u64, total as u64);
+        }
+    }
+
+    /// So many tests are done, and what comes next. Nothing but bars shows it.
+    pub fn test(&self, done: usize, total: usize, next: &str) {
+        if self.style == Style::Bars {
+            self.show(Work::Tests, done as u64, total as u64);
+            if let Ok(current) = self.current.lock()
+                && let Some((Work::Tests, bar)) = current.as_ref()
+            {
+                bar.set_message(next.to_owned());
+            }
+        }
+    }
+
+    /// Prints a line.
+    pub fn line(&self, text: &str) {
+        if self.style != Style::Nothing {
+            self.clear();
+            eprintln!("{text}");
         }
     }
 
@@ -145,7 +190,7 @@ impl Reporter {
             if let Some(bar) = bar {
                 bar.finish_and_clear();
             }
-            if work != Work::Prompt {
+            if matches!(work, Work::Stage(_)) {
                 eprintln!(
                     "{}: {} in {:.1} s",
                     work.name(),

@@ -13,4 +13,4 @@ pub mod target;
 mod weights;
 
 pub use error::ModelError;
-pub use target::{LoadOptions, Output, Precision, Row, Target, Want};
+pub use target::{Design, LoadOptions, Output, Precision, Row, Target, Want};

@@ -4,7 +4,7 @@ use super::config::{Layer, Shape};
 use super::target::Precision;
 use super::weights::{LayerWeights, Weight};
 use crate::kv::KvType;
-use crate::plan::{BufferId, BufferTable, Count, KernelSpec, Operand, Plan};
+use crate::plan::{BufferId, BufferTable, Cost, Count, KernelSpec, Operand, Plan, Unit};
 
 /// Threads of the blocks that work on one row.
 const THREADS: u32 = 256;
@@ -12,6 +12,10 @@ const THREADS: u32 = 256;
 const WARPS: u32 = 4;
 /// Threads of a block of `quantise_rows`; each takes four values.
 const QUANTISE_THREADS: u32 = 256;
+/// Bytes of an activation, and of an element of a norm.
+const FLOAT: usize = 4;
+/// Operations of tanh and what belongs to it, by count of the instructions.
+const TANH: usize = 20;
 
 /// Input buffers that describe the rows of a step.
 #[derive(Clone, Copy, Debug)]
@@ -157,10 +161,11 @@ impl<'a> Planner<'a> {
         settings: &[String],
         grid: [Count; 2],
         operands: Vec<Operand>,
+        cost: Cost,
     ) {
         let [x, y] = grid;
         let kernel = KernelSpec::new(kernel, settings);
-        self.plan.push(label, kernel, [x, y, Count::Fixed(1)], operands);
+        self.plan.push(label, kernel, [x, y, Count::Fixed(1)], operands, cost);
     }
 
     /// Rows of an embedding table, scaled; row t goes to `out[t * stride ..]`.
@@ -177,7 +182,14 @@ impl<'a> Planner<'a> {
                 Operand::Real(scale),
             ];
             let settings = [format!("weight={}", table.codec)];
-            self.push(label, "embed", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+            // a row's token is in one of the parts, in each with the probability of its size
+            let cost = Cost {
+                lookup_bytes: part.bytes / table.rows.max(1),
+                operations: table.cols * part.rows / table.rows.max(1),
+                ..Cost::activations(FLOAT * table.cols * part.rows / table.rows.max(1))
+            };
+            let grid = [Count::ROWS, Count::Fixed(1)];
+            self.push(label, "embed", &settings, grid, operands, cost);
         }
     }
 
@@ -192,7 +204,8 @@ impl<'a> Planner<'a> {
     ) {
         let mut operands = [source, indices, out].map(Operand::Buffer).to_vec();
         operands.extend([cols, stride, offset].map(|size| Operand::Number(size as u32)));
-        self.push(label, "copy_rows", &[], [Count::ROWS, Count::Fixed(1)], operands);
+        let cost = Cost::activations(2 * FLOAT * cols);
+        self.push(label, "copy_rows", &[], [Count::ROWS, Count::Fixed(1)], operands, cost);
     }
 
     /// y = x / sqrt(mean(x²) + eps) · w
@@ -205,7 +218,13 @@ impl<'a> Planner<'a> {
             Operand::Real(self.shape.epsilon),
         ];
         let settings = ["element=f32".to_owned(), format!("threads={THREADS}")];
-        self.push(label, "rms_norm", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+        let cost = Cost {
+            weight_bytes: FLOAT * cols,
+            operations: 3 * cols,
+            ..Cost::activations(2 * FLOAT * cols)
+        };
+        let grid = [Count::ROWS, Count::Fixed(1)];
+        self.push(label, "rms_norm", &settings, grid, operands, cost);
     }
 
     /// x = (x + norm(branch; w)) · scale
@@ -221,7 +240,13 @@ impl<'a> Planner<'a> {
         ];
         let settings = [format!("threads={THREADS}")];
         let grid = [Count::ROWS, Count::Fixed(1)];
-        self.push(label, "residual_norm", &settings, grid, operands);
+        let hidden = self.shape.hidden;
+        let cost = Cost {
+            weight_bytes: FLOAT * hidden,
+            operations: 4 * hidden,
+            ..Cost::activations(3 * FLOAT * hidden)
+        };
+        self.push(label, "residual_norm", &settings, grid, operands, cost);
     }
 
     fn uses_int8(&self, weight: &Weight) -> bool {
@@ -245,7 +270,12 @@ impl<'a> Planner<'a> {
             };
             let settings = [format!("threads={QUANTISE_THREADS}")];
             let name = format!("{label}.quantise");
-            self.push(&name, "quantise_rows", &settings, [blocks, Count::Fixed(1)], operands);
+            let cost = Cost {
+                operations: 3 * weight.cols,
+                ..Cost::activations(FLOAT * weight.cols + int8_bytes(weight.cols))
+            };
+            let grid = [blocks, Count::Fixed(1)];
+            self.push(&name, "quantise_rows", &settings, grid, operands, cost);
         }
         for (name, weight, y) in products {
             self.product(&format!("{label}.{name}"), weight, x, *y);
@@ -278,11 +308,19 @@ impl<'a> Planner<'a> {
                 per: self.tile,
             };
             let kernel = if int8 { "row_product" } else { "linear" };
-            self.push(label, kernel, &settings, [blocks, tiles], operands);
-            if let Some(stage) = self.plan.stages.last_mut() {
-                stage.weight_bytes = part.bytes;
-                stage.operations_per_row = part.rows * weight.cols;
-            }
+            let input = if int8 {
+                int8_bytes(weight.cols)
+            } else {
+                FLOAT * weight.cols
+            };
+            let cost = Cost {
+                weight_bytes: part.bytes,
+                rows_per_read: self.tile as usize,
+                operations: part.rows * weight.cols,
+                unit: if int8 { Unit::Dot4 } else { Unit::Vector },
+                ..Cost::activations(input + FLOAT * part.rows)
+            };
+            self.push(label, kernel, &settings, [blocks, tiles], operands, cost);
         }
     }
 
@@ -328,7 +366,14 @@ impl<'a> Planner<'a> {
             ];
             let settings = self.cache_settings(layer);
             let grid = [Count::ROWS, Count::Fixed(layer.kv_heads as u32)];
-            self.push(&label("cache_write"), "cache_write", &settings, grid, operands);
+            let values = 2 * layer.kv_heads * layer.head_dim;
+            let cost = Cost {
+                weight_bytes: norm_rope_bytes(layer),
+                store_bytes: values * self.kv.bytes(),
+                operations: 8 * values,
+                ..Cost::activations(FLOAT * values)
+            };
+            self.push(&label("cache_write"), "cache_write", &settings, grid, operands, cost);
         }
         self.attend(&label("attend"), layer, cache);
         self.products(
@@ -358,7 +403,13 @@ impl<'a> Planner<'a> {
         ];
         let settings = [format!("head_dim={}", layer.head_dim)];
         let grid = [Count::ROWS, Count::Fixed(heads)];
-        self.push(label, "head_norm_rope", &settings, grid, operands);
+        let values = self.shape.heads * layer.head_dim;
+        let cost = Cost {
+            weight_bytes: norm_rope_bytes(layer),
+            operations: 8 * values,
+            ..Cost::activations(2 * FLOAT * values)
+        };
+        self.push(label, "head_norm_rope", &settings, grid, operands, cost);
     }
 
     fn attend(&mut self, label: &str, layer: &Layer, cache: CacheBuffers) {
@@ -380,7 +431,13 @@ impl<'a> Planner<'a> {
         operands.extend([heads as u32, gqa, cache.capacity, window].map(Operand::Number));
         let settings = self.cache_settings(layer);
         let grid = [Count::ROWS, Count::Fixed(heads as u32)];
-        self.push(label, "attend", &settings, grid, operands);
+        let cost = Cost {
+            cache_bytes: 2 * layer.kv_heads * layer.head_dim * self.kv.bytes(),
+            window: layer.window,
+            operations_per_position: 2 * heads * layer.head_dim,
+            ..Cost::activations(2 * FLOAT * heads * layer.head_dim)
+        };
+        self.push(label, "attend", &settings, grid, operands, cost);
     }
 
     /// out = gelu(a) · b, where row t of b begins at `t * stride + offset`.
@@ -389,7 +446,11 @@ impl<'a> Planner<'a> {
         operands.extend([cols, stride, offset].map(|size| Operand::Number(size as u32)));
         let settings = [format!("threads={THREADS}")];
         let blocks = Count::Fixed((cols as u32).div_ceil(THREADS));
-        self.push(label, "gated", &settings, [blocks, Count::ROWS], operands);
+        let cost = Cost {
+            operations: TANH * cols,
+            ..Cost::activations(3 * FLOAT * cols)
+        };
+        self.push(label, "gated", &settings, [blocks, Count::ROWS], operands, cost);
     }
 
     /// The dense feed-forward network of one layer and its residual, scaled. Formula: Gemma 4, step 3g.
@@ -444,7 +505,14 @@ impl<'a> Planner<'a> {
             per: 1,
         };
         let settings = [format!("threads={THREADS}")];
-        self.push("ple", "ple_combine", &settings, [rows, Count::Fixed(1)], operands);
+        let values = width * self.shape.layers.len();
+        let cost = Cost {
+            weight_bytes: FLOAT * width,
+            operations: 5 * values,
+            ..Cost::activations(3 * FLOAT * values)
+        };
+        let grid = [rows, Count::Fixed(1)];
+        self.push("ple", "ple_combine", &settings, grid, operands, cost);
     }
 
     /// x = cap · tanh(x / cap) over rows of `cols`.
@@ -455,20 +523,24 @@ impl<'a> Planner<'a> {
         };
         let operands = vec![Operand::Buffer(x), Operand::Count(count(1)), Operand::Real(cap)];
         let settings = [format!("threads={THREADS}")];
-        self.push(
-            "softcap",
-            "softcap",
-            &settings,
-            [count(THREADS), Count::Fixed(1)],
-            operands,
-        );
+        let cost = Cost {
+            operations: TANH * cols,
+            ..Cost::activations(2 * FLOAT * cols)
+        };
+        let grid = [count(THREADS), Count::Fixed(1)];
+        self.push("softcap", "softcap", &settings, grid, operands, cost);
     }
 
     /// index\[t\] = position of the largest value of row t.
     pub fn argmax(&mut self, x: BufferId, index: BufferId, cols: usize) {
         let operands = vec![Operand::Buffer(x), Operand::Buffer(index), Operand::Number(cols as u32)];
         let settings = [format!("threads={THREADS}")];
-        self.push("argmax", "argmax", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+        let cost = Cost {
+            operations: cols,
+            ..Cost::activations(FLOAT * cols)
+        };
+        let grid = [Count::ROWS, Count::Fixed(1)];
+        self.push("argmax", "argmax", &settings, grid, operands, cost);
     }
 
     /// The `k` largest values of each row.
@@ -476,13 +548,12 @@ impl<'a> Planner<'a> {
         let mut operands = [x, values, indices].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(cols as u32));
         let settings = [format!("k={k}"), format!("threads={THREADS}")];
-        self.push(
-            "top_centroids",
-            "top_k",
-            &settings,
-            [Count::ROWS, Count::Fixed(1)],
-            operands,
-        );
+        let cost = Cost {
+            operations: k * cols,
+            ..Cost::activations(FLOAT * (cols + 2 * k))
+        };
+        let grid = [Count::ROWS, Count::Fixed(1)];
+        self.push("top_centroids", "top_k", &settings, grid, operands, cost);
     }
 
     /// Scores of the tokens of chosen centroids: buffers are ordering, centroids, x, scores, ids.
@@ -493,13 +564,14 @@ impl<'a> Planner<'a> {
         operands.extend([k, per, weight.cols].map(|size| Operand::Number(size as u32)));
         let settings = [format!("weight={}", weight.codec), format!("warps={WARPS}")];
         let blocks = Count::Fixed(((k * per) as u32).div_ceil(WARPS));
-        self.push(
-            "candidate_scores",
-            "candidate_scores",
-            &settings,
-            [blocks, Count::ROWS],
-            operands,
-        );
+        let cost = Cost {
+            // the rows of the candidates, and which tokens they are
+            lookup_bytes: k * per * (part.bytes / weight.rows.max(1) + FLOAT),
+            operations: k * per * weight.cols,
+            ..Cost::activations(FLOAT * (weight.cols + 2 * k * per))
+        };
+        let name = "candidate_scores";
+        self.push(name, name, &settings, [blocks, Count::ROWS], operands, cost);
     }
 
     /// out\[t\] = ids\[t, index\[t\]\].
@@ -508,7 +580,9 @@ impl<'a> Planner<'a> {
         operands.extend([Operand::Count(Count::ROWS), Operand::Number(cols as u32)]);
         let settings = [format!("threads={THREADS}")];
         let blocks = Count::Rows { times: 1, per: THREADS };
-        self.push("take", "take", &settings, [blocks, Count::Fixed(1)], operands);
+        let cost = Cost::activations(3 * FLOAT);
+        let grid = [blocks, Count::Fixed(1)];
+        self.push("take", "take", &settings, grid, operands, cost);
     }
 
     /// Probability of the chosen score among all scores of a row.
@@ -516,12 +590,21 @@ impl<'a> Planner<'a> {
         let mut operands = [scores, index, out].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(cols as u32));
         let settings = [format!("threads={THREADS}")];
-        self.push(
-            "confidence",
-            "confidence",
-            &settings,
-            [Count::ROWS, Count::Fixed(1)],
-            operands,
-        );
+        let cost = Cost {
+            operations: 2 * cols,
+            ..Cost::activations(FLOAT * cols)
+        };
+        let grid = [Count::ROWS, Count::Fixed(1)];
+        self.push("confidence", "confidence", &settings, grid, operands, cost);
     }
+}
+
+/// Bytes of that many int8 activations with their scales.
+fn int8_bytes(cols: usize) -> usize {
+    cols + FLOAT * (cols / 32)
+}
+
+/// Bytes of a layer's norm of heads and of its rotation frequencies.
+fn norm_rope_bytes(layer: &Layer) -> usize {
+    FLOAT * (layer.head_dim + layer.head_dim / 2)
 }

@@ -1,5 +1,7 @@
 //! A Gemma 4 model on a device: steps over rows of several sequences.
 
+mod design;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,12 +9,16 @@ use tilekiln_runtime::device::Device;
 
 use super::ModelError;
 use super::assistant::Assistant;
-use super::config::{AssistantConfig, LayerKind, Names, TargetConfig};
+use super::config::{LayerKind, TargetConfig};
 use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
 use super::weights::{Contents, LayerWeights, Loader, Weight};
 use crate::gguf;
 use crate::kv::{Geometry, KvType};
-use crate::plan::{BufferId, BufferKind, BufferTable, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress};
+use crate::plan::{
+    BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress,
+};
+
+pub use design::Design;
 
 /// Rows that may share one read of a weight matrix; steps take the smallest tile that is not below their rows.
 const TILES: [usize; 4] = [1, 2, 4, 8];
@@ -145,44 +151,17 @@ impl Target {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let config = TargetConfig::read(file.metadata())?;
-        let mut table = BufferTable::new(options.geometry.max_rows);
-        let mut loader = Loader::new(file, Names::Current);
-        let network = Network::take(&config, &options, &mut loader, &mut table)?;
-        let buffers = network.buffers(&config, &options, &mut table);
-        let caches = caches(&config, &options, &mut table)?;
-        let carry = table.add(
-            "carry",
-            BufferKind::Cache,
-            options.geometry.slots * config.shape.hidden * 4,
-        );
-        let drafter = match assistant {
-            Some(file) => {
-                let shared = Shared {
-                    config: &config,
-                    embedding: &network.embedding,
-                    caches: &caches,
-                    options: &options,
-                    carry,
-                    vocabulary: network.embedding.rows,
-                };
-                let config = AssistantConfig::read(file.metadata())?;
-                Some(Assistant::take(file, config, &shared, &mut table)?)
-            }
-            None => None,
-        };
-        let plans = network.plans(&config, &options, &buffers, &caches, carry);
-        let (drafter, drafter_contents) = drafter.unzip();
-        let contents = loader.finish();
-        let machine = Machine::new(device, table)?;
+        let design = Design::read(file, assistant, options)?;
+        let (drafter, drafter_contents) = design.assistant.unzip();
+        let contents = design.contents;
         let mut target = Self {
-            vocabulary: network.embedding.rows,
-            config,
-            options,
-            machine,
-            buffers,
-            caches,
-            plans,
+            vocabulary: design.vocabulary,
+            config: design.config,
+            options: design.options,
+            machine: Machine::new(device, design.table)?,
+            buffers: design.buffers,
+            caches: design.caches,
+            plans: design.plans,
             assistant: drafter,
         };
         target.compile(progress)?;
@@ -194,13 +173,7 @@ impl Target {
     }
 
     fn compile(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), PlanError> {
-        let Plans {
-            full,
-            prompt,
-            head,
-            keep,
-        } = &self.plans;
-        let mut plans: Vec<&Plan> = [full, prompt, head, keep].into_iter().flatten().collect();
+        let mut plans: Vec<&Plan> = self.plans.all().collect();
         plans.extend(self.assistant.iter().flat_map(Assistant::plans));
         let specs: std::collections::BTreeSet<_> = plans.iter().flat_map(|plan| &plan.kernels).collect();
         progress(Progress::Compiling { kernels: specs.len() });
@@ -647,6 +620,7 @@ fn keep_plan(slot: usize, hidden: usize, buffers: &Buffers, carry: BufferId) -> 
             Operand::Number(size),
             Operand::Number(0),
         ],
+        Cost::activations(2 * 4 * hidden),
     );
     plan
 }

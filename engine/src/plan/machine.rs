@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tilekiln_dsl::ir::Kernel;
 use tilekiln_dsl::record::Rejected;
+use tilekiln_dsl::target::Target;
 use tilekiln_kernels::registry::{self, SettingError, Settings};
 use tilekiln_runtime::device::{Argument, Buffer, Device, Graph, Launch, Loaded};
 use tilekiln_runtime::error::DeviceError;
@@ -87,6 +89,26 @@ pub enum Progress {
         /// How long it took.
         time: Duration,
     },
+}
+
+impl KernelSpec {
+    /// The kernel as it is compiled for a target.
+    ///
+    /// # Errors
+    /// The library has no such kernel, or the target cannot have it.
+    pub fn record(&self, target: &Target) -> Result<Kernel, PlanError> {
+        let entry = registry::find(self.name).ok_or_else(|| PlanError::UnknownKernel(self.name.to_owned()))?;
+        let setting = |source| PlanError::Setting {
+            kernel: self.to_string(),
+            source,
+        };
+        let settings = Settings::parse(entry, self.settings.iter().map(String::as_str)).map_err(setting)?;
+        let kernel = (entry.build)(&settings).map_err(setting)?;
+        kernel.record(target).map_err(|source| PlanError::Rejected {
+            kernel: self.to_string(),
+            source,
+        })
+    }
 }
 
 /// The memory and the kernels of a model on a device.
@@ -184,18 +206,7 @@ impl Machine {
         let target = self.device.properties().target.clone();
         let mut recorded = Vec::new();
         for spec in &wanted {
-            let entry = registry::find(spec.name).ok_or_else(|| PlanError::UnknownKernel(spec.name.to_owned()))?;
-            let setting = |source| PlanError::Setting {
-                kernel: spec.to_string(),
-                source,
-            };
-            let settings = Settings::parse(entry, spec.settings.iter().map(String::as_str)).map_err(setting)?;
-            let kernel = (entry.build)(&settings).map_err(setting)?;
-            let kernel = kernel.record(&target).map_err(|source| PlanError::Rejected {
-                kernel: spec.to_string(),
-                source,
-            })?;
-            recorded.push(Arc::new(kernel));
+            recorded.push(Arc::new(spec.record(&target)?));
         }
         let loaded = self.device.load(recorded)?;
         let cached = loaded.iter().filter(|kernel| kernel.from_cache).count();
@@ -250,12 +261,7 @@ impl Machine {
         match self.graphs.get(&key) {
             Some(Some(graph)) => Ok(self.device.replay(graph)?),
             Some(None) => {
-                self.device.begin_graph()?;
-                let launched = self.launch_all(plan, rows);
-                // the recording has to end even where a launch was refused
-                let graph = self.device.end_graph();
-                launched?;
-                let graph = graph?;
+                let graph = self.record(plan, &plan.stages, rows)?;
                 self.device.replay(&graph)?;
                 self.graphs.insert(key, Some(graph));
                 Ok(())
@@ -283,6 +289,26 @@ impl Machine {
             observe(self, stage)?;
         }
         Ok(())
+    }
+
+    /// Records the launches of some stages of a plan as a graph, to be timed apart from the others. Everything they work
+    /// on has to be there, as after a step with as many rows.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub fn record<'a>(
+        &self,
+        plan: &Plan,
+        stages: impl IntoIterator<Item = &'a Stage>,
+        rows: usize,
+    ) -> Result<Graph, PlanError> {
+        self.check_rows(rows)?;
+        self.device.begin_graph()?;
+        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, rows));
+        // the recording has to end even where a launch was refused
+        let graph = self.device.end_graph();
+        launched?;
+        Ok(graph?)
     }
 
     fn check_rows(&self, rows: usize) -> Result<(), PlanError> {
@@ -317,7 +343,7 @@ impl Machine {
         let launch = Launch {
             grid: stage.grid.map(|count| count.of(rows)),
             arguments: arguments.collect::<Result<_, PlanError>>()?,
-            dependent: false,
+            dependent: stage.dependent,
         };
         Ok(self.device.launch(kernel, &launch)?)
     }

@@ -8,8 +8,12 @@
 //! **Batch invariance.** What a row of a step computes is bit-identical whatever other rows are in the step; the kernels
 //! promise it and plans keep it. A verified draft therefore equals what single steps would have computed.
 
+pub mod cards;
+mod cost;
 mod machine;
+pub mod predict;
 mod stage;
 
+pub use cost::{Bytes, Cost, Step, Unit};
 pub use machine::{Machine, PlanError, Progress};
 pub use stage::{BufferId, BufferKind, BufferSpec, BufferTable, Count, KernelSpec, Operand, Plan, Stage};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Cost;
+
 /// A kernel of the library with comptime settings, spelled as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelSpec {
@@ -174,10 +176,21 @@ pub struct Stage {
     pub grid: [Count; 3],
     /// One per kernel parameter.
     pub operands: Vec<Operand>,
-    /// Bytes of weights that it reads.
-    pub weight_bytes: usize,
-    /// Multiply-adds per row.
-    pub operations_per_row: usize,
+    /// May start before the launch in front of it has ended; the kernel waits itself for what that one writes.
+    pub dependent: bool,
+    /// What it moves and computes.
+    pub cost: Cost,
+}
+
+impl Stage {
+    /// What it computes, whatever the layer: `attn_q` of `blk.3.attn_q`.
+    pub fn kind(&self) -> &str {
+        let in_layer = self.label.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        match in_layer {
+            Some((layer, kind)) if layer.bytes().all(|byte| byte.is_ascii_digit()) => kind,
+            _ => &self.label,
+        }
+    }
 }
 
 /// The launches of one step, in order.
@@ -201,7 +214,14 @@ impl Plan {
     }
 
     /// Adds a launch.
-    pub fn push(&mut self, label: impl Into<String>, kernel: KernelSpec, grid: [Count; 3], operands: Vec<Operand>) {
+    pub fn push(
+        &mut self,
+        label: impl Into<String>,
+        kernel: KernelSpec,
+        grid: [Count; 3],
+        operands: Vec<Operand>,
+        cost: Cost,
+    ) {
         let index = self.kernels.iter().position(|known| *known == kernel);
         let kernel = index.unwrap_or_else(|| {
             self.kernels.push(kernel);
@@ -212,8 +232,8 @@ impl Plan {
             kernel,
             grid,
             operands,
-            weight_bytes: 0,
-            operations_per_row: 0,
+            dependent: false,
+            cost,
         });
     }
 }

@@ -24,7 +24,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Rows whose logits are computed together: at least what one read of the weights serves, at most what memory is for.
 /// More are done in several turns.
-const OUTPUTS: std::ops::RangeInclusive<usize> = 8..=64;
+pub const OUTPUTS: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// Why an engine cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +193,7 @@ pub fn load_target(
     let assistant_file = assistant.map(gguf::File::open).transpose()?;
     let warm_up = options.warmup;
     let options = load_options(options, &config, assistant.is_some())?;
-    let mut progress = |progress: plan::Progress| report(translate(progress));
+    let mut progress = |progress: plan::Progress| report((&progress).into());
     let target = Target::load(file, assistant_file.as_ref(), device.clone(), options, &mut progress);
     let mut target = target.map_err(|error| match (&error, assistant) {
         (ModelError::Mismatch { .. } | ModelError::DamagedAssistant(_), Some(assistant)) => at(assistant)(error),
@@ -213,7 +213,11 @@ pub fn load_target(
     Ok(target)
 }
 
-fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool) -> Result<LoadOptions, EngineError> {
+/// How the networks are loaded for the options; `drafts` says whether there is an assistant.
+///
+/// # Errors
+/// Options that the model does not allow.
+pub fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool) -> Result<LoadOptions, EngineError> {
     let slots = options.slots.max(1);
     let context = options.context_per_slot(config.context);
     let drafts = if drafts { options.drafts } else { 0 };
@@ -257,13 +261,15 @@ fn step(stage: Stage, done: usize, total: usize) -> Progress {
     }
 }
 
-fn translate(progress: plan::Progress) -> Progress {
-    match progress {
-        plan::Progress::Weights { done, total } => step(Stage::Load, done, total),
-        plan::Progress::Compiling { kernels } => step(Stage::Compile, 0, kernels),
-        plan::Progress::Compiled { kernels, cached, time } => {
-            tracing::info!("{kernels} kernels ready after {time:.2?}, {cached} of them from the cache");
-            step(Stage::Compile, kernels, kernels)
+impl From<&plan::Progress> for Progress {
+    fn from(progress: &plan::Progress) -> Self {
+        match *progress {
+            plan::Progress::Weights { done, total } => step(Stage::Load, done, total),
+            plan::Progress::Compiling { kernels } => step(Stage::Compile, 0, kernels),
+            plan::Progress::Compiled { kernels, cached, time } => {
+                tracing::info!("{kernels} kernels ready after {time:.2?}, {cached} of them from the cache");
+                step(Stage::Compile, kernels, kernels)
+            }
         }
     }
 }

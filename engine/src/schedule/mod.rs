@@ -8,7 +8,7 @@ mod request;
 mod scheduler;
 mod service;
 
-pub use engine::{Engine, EngineError, load_target, open_device};
+pub use engine::{Engine, EngineError, OUTPUTS, load_options, load_target, open_device};
 pub use options::{
     DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit, Progress, Stage,
     TooFewLayers, UnknownChoice,

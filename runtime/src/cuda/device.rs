@@ -78,6 +78,12 @@ impl CudaDevice {
         })
     }
 
+    /// The same device with its compiled kernels kept elsewhere, or nowhere. Kernels that are loaded stay loaded.
+    pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// The compiler, for its name and version.
     pub fn compiler(&self) -> &Nvrtc {
         &self.compiler

@@ -80,6 +80,12 @@ impl HipDevice {
         })
     }
 
+    /// The same device with its compiled kernels kept elsewhere, or nowhere. Kernels that are loaded stay loaded.
+    pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// The compiler, for its name and version.
     pub fn compiler(&self) -> &Hiprtc {
         &self.compiler

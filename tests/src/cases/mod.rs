@@ -18,6 +18,7 @@ mod residual;
 mod rope;
 mod row_product;
 mod select;
+mod stream;
 mod trial;
 mod turbo;
 mod weights;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Case> {
         matmul::cases(),
         turbo::cases(),
         select::cases(),
+        stream::cases(),
     ]
     .into_iter()
     .flatten()

@@ -16,6 +16,7 @@ pub mod quant;
 pub mod residual;
 pub mod rope;
 pub mod select;
+pub mod stream;
 pub mod turbo;
 
 /// A sum and the sizes of its terms.
