@@ -15,5 +15,6 @@ pub mod planted;
 pub mod registry;
 pub mod residual;
 pub mod rope;
+pub mod sample;
 pub mod select;
 pub mod turbo;

@@ -164,6 +164,16 @@ pub enum Argument {
 }
 
 impl Argument {
+    /// A buffer of `u32` numbers.
+    pub fn words(words: impl IntoIterator<Item = u32>) -> Self {
+        Self::Input(words.into_iter().flat_map(u32::to_le_bytes).collect())
+    }
+
+    /// A buffer of `u64` numbers.
+    pub fn wide_words(words: impl IntoIterator<Item = u64>) -> Self {
+        Self::Input(words.into_iter().flat_map(u64::to_le_bytes).collect())
+    }
+
     /// A buffer of that many bytes for results.
     pub fn output(bytes: usize) -> Self {
         Self::Output(bytes)
@@ -217,6 +227,11 @@ impl Random {
         Argument::Input(bytes)
     }
 
+    /// f32 numbers around zero.
+    pub fn normals(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
     /// `u32` numbers below `limit`.
     pub fn below(&mut self, count: usize, limit: u32) -> Argument {
         Argument::Input(
@@ -268,6 +283,15 @@ pub const KERNELS: &[&Entry] = &[
     &crate::select::TOP_K,
     &crate::select::TAKE,
     &crate::select::CONFIDENCE,
+    &crate::sample::adjust::NOTE,
+    &crate::sample::adjust::ADJUST,
+    &crate::sample::best::CHUNK_BEST,
+    &crate::sample::best::BEST_TOKEN,
+    &crate::sample::histogram::ENTRY,
+    &crate::sample::candidates::ENTRY,
+    &crate::sample::cut::ENTRY,
+    &crate::sample::draw::MASS,
+    &crate::sample::draw::DRAW,
 ];
 
 /// Looks a kernel up by name, planted ones included.

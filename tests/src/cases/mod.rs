@@ -19,6 +19,7 @@ mod quantise;
 mod residual;
 mod rope;
 mod row_product;
+mod sample;
 mod select;
 mod trial;
 mod turbo;
@@ -128,6 +129,7 @@ pub fn all() -> Vec<Case> {
         attend::cases(),
         turbo::cases(),
         select::cases(),
+        sample::cases(),
     ]
     .into_iter()
     .flatten()
