@@ -1,5 +1,6 @@
 //! Writes launches: the pieces that layers of the target and of the assistant have in common.
 
+use super::choice::ChunkBests;
 use super::config::{Layer, Shape};
 use super::target::Precision;
 use super::weights::{LayerWeights, Weight};
@@ -469,6 +470,11 @@ impl<'a> Planner<'a> {
         let operands = vec![Operand::Buffer(x), Operand::Buffer(index), Operand::Number(cols as u32)];
         let settings = [format!("threads={THREADS}")];
         self.push("argmax", "argmax", &settings, [Count::ROWS, Count::Fixed(1)], operands);
+    }
+
+    /// index\[t\] = position of the largest value of row t, for long rows: many blocks look at each.
+    pub fn best_token(&mut self, x: BufferId, bests: ChunkBests, index: BufferId, cols: usize) {
+        bests.push(&mut self.plan, x, index, cols);
     }
 
     /// The `k` largest values of each row.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tilekiln_kernels::sample::mass::MOST_TOKENS;
 use tilekiln_kernels::sample::settings::SlotSettings;
 
 use crate::gguf::{self, Metadata};
@@ -76,6 +77,9 @@ impl Settings {
     /// # Errors
     /// The first value that cannot.
     pub fn check(&self, vocabulary: usize) -> Result<(), SamplerError> {
+        if vocabulary > MOST_TOKENS as usize {
+            return Err(SamplerError::Vocabulary { vocabulary });
+        }
         let numbers = [
             (
                 "temperature",
@@ -130,8 +134,7 @@ impl Settings {
 
     /// How many of the last tokens count for the penalties; 0 where the penalties change nothing.
     pub(super) fn counted_window(&self) -> usize {
-        let penalises =
-            self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        let penalises = self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
         if penalises { self.penalty_window } else { 0 }
     }
 
@@ -181,6 +184,12 @@ pub enum SamplerError {
         value: f32,
         /// What it may be.
         wanted: &'static str,
+    },
+    /// More tokens than can be weighed against each other.
+    #[error("the vocabulary has {vocabulary} tokens; at most {MOST_TOKENS} can be chosen from")]
+    Vocabulary {
+        /// Size of the vocabulary.
+        vocabulary: usize,
     },
     /// A token that the model does not have.
     #[error("`{name}` names token {token}; the vocabulary has {vocabulary} tokens")]
