@@ -235,6 +235,12 @@ fn settings_out_of_range_are_refused_by_name() {
         })
     ));
     assert!(Sampler::new(&valid, 50, &[49]).is_ok());
+    assert!(Sampler::new(&valid, 1 << 19, &[]).is_ok());
+    let error = Sampler::new(&valid, (1 << 19) + 1, &[]).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "the vocabulary has 524289 tokens; at most 524288 can be chosen from"
+    );
 }
 
 #[test]

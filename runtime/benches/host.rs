@@ -143,6 +143,7 @@ fn matrix_products() -> Kernel {
                 index: Vec::new(),
             };
             it.stmt(StmtKind::Mma {
+                shape: MmaShape::Square,
                 accumulator: whole(c),
                 a: whole(a),
                 b: whole(b),

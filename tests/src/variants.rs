@@ -68,6 +68,16 @@ pub const VARIANTS: &[Variant] = &[
     variant("take", ""),
     variant("confidence", ""),
     variant("stream_read", ""),
+    variant("note_tokens", ""),
+    variant("adjust_logits", ""),
+    variant("chunk_best", ""),
+    variant("chunk_best", "chunk=1024,vector=1"),
+    variant("best_token", ""),
+    variant("chunk_histogram", ""),
+    variant("chunk_candidates", ""),
+    variant("sampling_cut", ""),
+    variant("chunk_mass", ""),
+    variant("draw_token", ""),
 ];
 
 impl Variant {

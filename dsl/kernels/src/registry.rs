@@ -164,6 +164,16 @@ pub enum Argument {
 }
 
 impl Argument {
+    /// A buffer of `u32` numbers.
+    pub fn words(words: impl IntoIterator<Item = u32>) -> Self {
+        Self::Input(words.into_iter().flat_map(u32::to_le_bytes).collect())
+    }
+
+    /// A buffer of `u64` numbers.
+    pub fn wide_words(words: impl IntoIterator<Item = u64>) -> Self {
+        Self::Input(words.into_iter().flat_map(u64::to_le_bytes).collect())
+    }
+
     /// A buffer of that many bytes for results.
     pub fn output(bytes: usize) -> Self {
         Self::Output(bytes)
@@ -215,6 +225,11 @@ impl Random {
             }
         }
         Argument::Input(bytes)
+    }
+
+    /// f32 numbers around zero.
+    pub fn normals(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
     }
 
     /// `u32` numbers below `limit`.
@@ -272,6 +287,15 @@ pub const KERNELS: &[&Entry] = &[
     &crate::select::TAKE,
     &crate::select::CONFIDENCE,
     &crate::stream::ENTRY,
+    &crate::sample::adjust::NOTE,
+    &crate::sample::adjust::ADJUST,
+    &crate::sample::best::CHUNK_BEST,
+    &crate::sample::best::BEST_TOKEN,
+    &crate::sample::histogram::ENTRY,
+    &crate::sample::candidates::ENTRY,
+    &crate::sample::cut::ENTRY,
+    &crate::sample::draw::MASS,
+    &crate::sample::draw::DRAW,
 ];
 
 /// Looks a kernel up by name, planted ones included.

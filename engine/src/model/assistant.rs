@@ -5,6 +5,7 @@
 //! The position stays that of the first token for the whole chain.
 
 use super::ModelError;
+use super::choice::ChunkBests;
 use super::config::{AssistantConfig, LayerKind};
 use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
 use super::target::{Shared, Target, for_each_tile, tile_for};
@@ -76,6 +77,7 @@ pub struct Assistant {
     joined: BufferId,
     next: BufferId,
     scores: BufferId,
+    bests: ChunkBests,
     best: BufferId,
     probability: BufferId,
     centroid_head: Option<CentroidHead>,
@@ -148,6 +150,7 @@ impl Assistant {
             joined: table.scratch("draft.joined", 2 * width),
             next: table.scratch("draft.next", width),
             scores: table.add("draft.scores", crate::plan::BufferKind::Scratch, slots * vocabulary * 4),
+            bests: ChunkBests::add(table, "draft", slots, vocabulary),
             best: table.scratch("draft.best", 1),
             probability: table.scratch("draft.probability", 1),
             centroid_head,
@@ -247,7 +250,7 @@ impl Assistant {
             _ => {
                 let scores = ("output", &network.head, self.scores);
                 planner.products("nextn", normed, &[post, scores]);
-                planner.argmax(self.scores, self.inputs.tokens, self.vocabulary);
+                planner.best_token(self.scores, self.bests, self.inputs.tokens, self.vocabulary);
                 planner.confidence(self.scores, self.inputs.tokens, self.probability, self.vocabulary);
             }
         }

@@ -1,5 +1,6 @@
 //! Writes launches: the pieces that layers of the target and of the assistant have in common.
 
+use super::choice::ChunkBests;
 use super::config::{Layer, Shape};
 use super::target::Precision;
 use super::weights::{LayerWeights, Weight};
@@ -541,6 +542,11 @@ impl<'a> Planner<'a> {
         };
         let grid = [Count::ROWS, Count::Fixed(1)];
         self.push("argmax", "argmax", &settings, grid, operands, cost);
+    }
+
+    /// index\[t\] = position of the largest value of row t, for long rows: many blocks look at each.
+    pub fn best_token(&mut self, x: BufferId, bests: ChunkBests, index: BufferId, cols: usize) {
+        bests.push(&mut self.plan, x, index, cols);
     }
 
     /// The `k` largest values of each row.

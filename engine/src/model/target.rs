@@ -5,10 +5,12 @@ mod design;
 use std::path::Path;
 use std::sync::Arc;
 
+use tilekiln_kernels::sample::NOTHING_LEFT;
 use tilekiln_runtime::device::Device;
 
 use super::ModelError;
 use super::assistant::Assistant;
+use super::choice::{Choice, ChoiceInputs, Choosing};
 use super::config::{LayerKind, TargetConfig};
 use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
 use super::weights::{Contents, LayerWeights, Loader, Weight};
@@ -17,6 +19,7 @@ use crate::kv::{Geometry, KvType};
 use crate::plan::{
     BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress,
 };
+use crate::sample::{NoChoice, Sampler};
 
 pub use design::Design;
 
@@ -65,6 +68,8 @@ pub enum Want {
     Nothing,
     /// The most likely next token.
     Token,
+    /// The token that the sampler of its slot chooses: see [`Target::set_sampler`].
+    Choice,
     /// All logits.
     Logits,
 }
@@ -72,8 +77,10 @@ pub enum Want {
 /// What was wanted of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// The most likely next token, the smallest on ties.
+    /// The most likely next token, the smallest on ties; the chosen one for [`Want::Choice`].
     pub token: u32,
+    /// Why no token could be chosen, for [`Want::Choice`].
+    pub failure: Option<NoChoice>,
     /// One per token of the vocabulary, where wanted.
     pub logits: Option<Vec<f32>>,
 }
@@ -107,8 +114,8 @@ struct Plans {
     full: Vec<Plan>,
     /// Up to the last layer that owns keys and values: for rows of which nothing is wanted.
     prompt: Vec<Plan>,
-    /// From hidden vectors to logits and the most likely token.
-    head: Vec<Plan>,
+    /// From hidden vectors to logits and tokens, by [`Choosing::index`].
+    head: [Vec<Plan>; Choosing::ALL.len()],
     /// Copies a hidden vector to a slot's carry.
     keep: Vec<Plan>,
 }
@@ -122,7 +129,6 @@ struct Buffers {
     /// Which rows of `hidden` have logits.
     output_rows: BufferId,
     logits: BufferId,
-    best: BufferId,
     /// Which row of `hidden` a slot keeps.
     keep_rows: BufferId,
 }
@@ -136,6 +142,7 @@ pub struct Target {
     buffers: Buffers,
     caches: Vec<Option<CacheBuffers>>,
     plans: Plans,
+    choice: Choice,
     pub(super) assistant: Option<Assistant>,
 }
 
@@ -162,8 +169,10 @@ impl Target {
             buffers: design.buffers,
             caches: design.caches,
             plans: design.plans,
+            choice: design.choice,
             assistant: drafter,
         };
+        target.choice.reset(&target.machine)?;
         target.compile(progress)?;
         contents.copy(file, &mut target.machine, progress)?;
         if let (Some(file), Some(contents)) = (assistant, drafter_contents) {
@@ -279,10 +288,16 @@ impl Target {
         for group in wanted.chunks(self.options.outputs) {
             let indices: Vec<u32> = group.iter().map(|(index, _)| *index).collect();
             self.machine.write(self.buffers.output_rows, &indices)?;
-            self.machine.run(&self.plans.head[tile_for(group.len())], group.len())?;
-            let best: Vec<u32> = self.machine.read(self.buffers.best, 0, group.len())?;
-            for (place, ((_, row), token)) in group.iter().zip(best).enumerate() {
-                if token as usize >= self.vocabulary {
+            let choosers = group
+                .iter()
+                .map(|(_, row)| (row.want == Want::Choice).then_some(row.slot));
+            let choosing = self.choice.write_choosers(&self.machine, choosers)?;
+            let plans = &self.plans.head[choosing.index()];
+            self.machine.run(&plans[tile_for(group.len())], group.len())?;
+            let chosen = self.choice.chosen(&self.machine, group.len())?;
+            for (place, ((_, row), token)) in group.iter().zip(chosen).enumerate() {
+                let failure = (token == NOTHING_LEFT && row.want == Want::Choice).then_some(NoChoice::NothingLeft);
+                if token as usize >= self.vocabulary && failure.is_none() {
                     return Err(ModelError::NotFinite { position: row.position });
                 }
                 let logits = if row.want == Want::Logits {
@@ -291,10 +306,30 @@ impl Target {
                 } else {
                     None
                 };
-                outputs.push(Output { token, logits });
+                outputs.push(Output { token, failure, logits });
             }
         }
         Ok(outputs)
+    }
+
+    /// Whether [`Want::Choice`] can stand for what a sampler chooses at a position; else the logits have to be asked for.
+    pub fn can_choose(&self, sampler: &Sampler, position: usize) -> bool {
+        self.choice.fits(sampler, position)
+    }
+
+    /// Tells a slot how to choose: as `sampler` does from the row at `position` on. `tokens` are the sequence's up to
+    /// there; those at later positions are noted as rows that want a choice are evaluated.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn set_sampler(
+        &mut self,
+        slot: usize,
+        sampler: &Sampler,
+        position: usize,
+        tokens: &[u32],
+    ) -> Result<(), PlanError> {
+        self.choice.set(&self.machine, slot, sampler, position, tokens)
     }
 
     /// Keeps the hidden vectors of rows of the last step, each for its slot: the next round of drafts starts from them.
@@ -490,7 +525,6 @@ impl Network {
             hidden: table.scratch("hidden", shape.hidden),
             output_rows: table.input("output_rows"),
             logits: table.add("logits", BufferKind::Scratch, word(options.outputs * self.head.rows)),
-            best: table.scratch("best", 1),
             keep_rows: table.add("keep_rows", BufferKind::Input, word(options.geometry.slots)),
         }
     }
@@ -502,6 +536,7 @@ impl Network {
         buffers: &Buffers,
         caches: &[Option<CacheBuffers>],
         carry: BufferId,
+        choice: &Choice,
     ) -> Plans {
         let planner = |what: &str, tile: u32| {
             Planner::new(
@@ -531,22 +566,31 @@ impl Network {
                 planner.finish()
             }),
             prompt: for_each_tile(|tile| body("prompt", tile, config.own_layers).finish()),
-            head: for_each_tile(|tile| {
-                let mut planner = planner("head", tile);
-                let normed = buffers.scratch.normed;
-                planner.copy_rows(
-                    "outputs",
-                    buffers.hidden,
-                    buffers.output_rows,
-                    normed,
-                    [hidden, hidden, 0],
-                );
-                planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
-                if let Some(cap) = config.softcap {
-                    planner.softcap(buffers.logits, self.head.rows, cap);
-                }
-                planner.argmax(buffers.logits, buffers.best, self.head.rows);
-                planner.finish()
+            head: Choosing::ALL.map(|choosing| {
+                for_each_tile(|tile| {
+                    let mut planner = planner(&format!("head, {}", choosing.name()), tile);
+                    let normed = buffers.scratch.normed;
+                    planner.copy_rows(
+                        "outputs",
+                        buffers.hidden,
+                        buffers.output_rows,
+                        normed,
+                        [hidden, hidden, 0],
+                    );
+                    planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
+                    if let Some(cap) = config.softcap {
+                        planner.softcap(buffers.logits, self.head.rows, cap);
+                    }
+                    let inputs = ChoiceInputs {
+                        logits: buffers.logits,
+                        outputs: buffers.output_rows,
+                        tokens: buffers.inputs.tokens,
+                        positions: buffers.inputs.positions,
+                    };
+                    let mut plan = planner.finish();
+                    choice.push(&mut plan, choosing, &inputs);
+                    plan
+                })
             }),
             keep: (0..options.geometry.slots)
                 .map(|slot| keep_plan(slot, hidden, buffers, carry))

@@ -236,6 +236,17 @@ impl Machine {
         Ok(self.device.upload(self.buffer(id)?, 0, bytemuck::cast_slice(values))?)
     }
 
+    /// Writes a part of an input or a cache, from value `first` on.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn write_at<T: bytemuck::NoUninit>(&self, id: BufferId, first: usize, values: &[T]) -> Result<(), PlanError> {
+        let offset = first * size_of::<T>();
+        Ok(self
+            .device
+            .upload(self.buffer(id)?, offset, bytemuck::cast_slice(values))?)
+    }
+
     /// Reads a buffer's values from value `first` on.
     ///
     /// # Errors

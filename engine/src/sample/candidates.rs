@@ -1,8 +1,11 @@
 //! Filtering tokens and drawing one.
+//!
+//! The same whole numbers as on a device ([`tilekiln_kernels::sample`]), so the same token.
 
 use std::cmp::Ordering;
 
-use super::Settings;
+use tilekiln_kernels::sample::mass::{LOG2_E, fraction_of_total, mass_of, part_of_total};
+use tilekiln_kernels::sample::settings::{KEEP_ALL, SlotSettings};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
@@ -22,41 +25,43 @@ pub(super) struct Candidates {
     list: Vec<Candidate>,
     /// How many of the list are the best ones, in order.
     sorted: usize,
-    weights: Vec<f64>,
+    masses: Vec<u64>,
 }
 
 impl Candidates {
-    /// Filters and draws with `number` in [0, 1). `best` is the largest logit and not minus infinity.
-    pub(super) fn choose(&mut self, logits: &[f32], best: f32, settings: &Settings, number: f64) -> u32 {
-        let min_p = settings.min_p;
-        // Without top-p between them, top-k and min-p keep the same tokens in any order: those below the threshold
+    /// Filters and draws. `best` is the largest logit and not minus infinity.
+    pub(super) fn choose(&mut self, logits: &[f32], best: f32, settings: &SlotSettings, number: u64) -> u32 {
+        let cuts_by_mass = settings.top_p != KEEP_ALL;
+        // Without top-p between them, top-k and min-p keep the same tokens in any order: those that min-p leaves out
         // need no sorting.
-        let threshold = match min_p > 0.0 && best.is_finite() {
-            true => f64::from(best) + f64::from(min_p).ln(),
-            false => f64::NEG_INFINITY,
+        let min_p = if cuts_by_mass {
+            f32::NEG_INFINITY
+        } else {
+            settings.min_p
         };
-        let early = match settings.top_p < 1.0 {
-            true => f64::NEG_INFINITY,
-            false => threshold,
-        };
-        match settings.top_k {
-            k if k > 0 && k < logits.len() => self.gather_top(logits, best, early, k),
-            _ => self.gather(logits, best, early),
+        match settings.top_k as usize {
+            k if k > 0 && k < logits.len() => self.gather_top(logits, best, min_p, k),
+            _ => self.gather(logits, best, min_p),
         }
-        if settings.top_p < 1.0 {
-            self.keep_probable(best, settings.top_p.into());
-            self.list.retain(|candidate| f64::from(candidate.logit) >= threshold);
+        if cuts_by_mass {
+            self.keep_probable(best, settings.top_p);
+            let probable = |candidate: &Candidate| is_probable(candidate.logit, best, settings.min_p);
+            self.list.retain(probable);
         }
-        self.draw(best, settings.temperature.into(), number)
+        // draws go through tokens in their own order; a list without a sorted part has it already
+        if self.sorted > 0 {
+            self.list.sort_unstable_by_key(|candidate| candidate.token);
+        }
+        self.draw(best, settings.scale, number)
     }
 
-    fn gather(&mut self, logits: &[f32], best: f32, threshold: f64) {
+    fn gather(&mut self, logits: &[f32], best: f32, min_p: f32) {
         self.list.clear();
         self.sorted = 0;
         let candidates = logits
             .iter()
             .enumerate()
-            .filter(|(_, logit)| eligible(**logit, best, threshold));
+            .filter(|(_, logit)| is_eligible(**logit, best, min_p));
         self.list.extend(candidates.map(|(token, &logit)| Candidate {
             logit,
             token: token as u32,
@@ -64,14 +69,14 @@ impl Candidates {
     }
 
     /// The best `k`, sorted. One pass: what is below the worst of `k` seen so far is not even stored.
-    fn gather_top(&mut self, logits: &[f32], best: f32, threshold: f64, k: usize) {
+    fn gather_top(&mut self, logits: &[f32], best: f32, min_p: f32, k: usize) {
         let list = &mut self.list;
         list.clear();
         let room = k.saturating_mul(2).max(64);
         let mut worst = f32::NEG_INFINITY;
         for (token, &logit) in logits.iter().enumerate() {
             // Of equal logits the earlier tokens are better, and those are there already.
-            if logit <= worst || !eligible(logit, best, threshold) {
+            if logit <= worst || !is_eligible(logit, best, min_p) {
                 continue;
             }
             list.push(Candidate {
@@ -89,24 +94,19 @@ impl Candidates {
         self.sorted = list.len();
     }
 
-    /// Keeps the smallest number of best candidates that have at least this much of all their probability.
-    fn keep_probable(&mut self, best: f32, share: f64) {
-        let total: f64 = self
-            .list
-            .iter()
-            .map(|candidate| weight(candidate.logit, best, 1.0))
-            .sum();
-        let mut sum = 0.0;
+    /// Keeps the smallest number of best candidates that have at least this share of all their mass.
+    fn keep_probable(&mut self, best: f32, share: u32) {
+        let mass = |candidate: &Candidate| mass_of(candidate.logit, best, LOG2_E);
+        let total = self.list.iter().map(mass).sum();
+        let wanted = part_of_total(share, total).max(1);
+        let mut sum = 0;
         let mut kept = 0;
-        while kept < self.list.len() {
+        while kept < self.list.len() && sum < wanted {
             if kept == self.sorted {
                 self.sort_more();
             }
-            sum += weight(self.list[kept].logit, best, 1.0);
+            sum += mass(&self.list[kept]);
             kept += 1;
-            if sum >= share * total {
-                break;
-            }
         }
         self.list.truncate(kept);
     }
@@ -122,40 +122,27 @@ impl Candidates {
         self.sorted += more;
     }
 
-    fn draw(&mut self, best: f32, temperature: f64, number: f64) -> u32 {
-        let weights = self.list.iter().map(|c| weight(c.logit, best, temperature));
-        self.weights.clear();
-        self.weights.extend(weights);
-        let target = number * self.weights.iter().sum::<f64>();
-        let mut sum = 0.0;
-        let mut last = 0;
-        for (candidate, &weight) in self.list.iter().zip(&self.weights) {
-            if weight > 0.0 {
-                sum += weight;
-                last = candidate.token;
-                if sum > target {
-                    break;
-                }
-            }
-        }
-        last
+    fn draw(&mut self, best: f32, scale: f32, number: u64) -> u32 {
+        let masses = self.list.iter().map(|c| mass_of(c.logit, best, scale));
+        self.masses.clear();
+        self.masses.extend(masses);
+        let target = fraction_of_total(number, self.masses.iter().sum());
+        let mut sum = 0;
+        let found = self.masses.iter().position(|mass| {
+            sum += mass;
+            sum > target
+        });
+        // the best token is there and weighs something, so one is found
+        found.map_or(0, |place| self.list[place].token)
     }
 }
 
-/// Whether a token can be chosen at all and is not below the threshold. Where a logit is infinite, it and its like are
-/// all that count.
-fn eligible(logit: f32, best: f32, threshold: f64) -> bool {
-    match best == f32::INFINITY {
-        true => logit == best,
-        // false for what is no number
-        false => logit > f32::NEG_INFINITY && f64::from(logit) >= threshold,
-    }
+/// Whether a token can be chosen at all and min-p keeps it.
+fn is_eligible(logit: f32, best: f32, min_p: f32) -> bool {
+    logit > f32::NEG_INFINITY && is_probable(logit, best, min_p)
 }
 
-/// Probability over that of the best.
-fn weight(logit: f32, best: f32, temperature: f64) -> f64 {
-    match logit == best {
-        true => 1.0,
-        false => ((f64::from(logit) - f64::from(best)) / temperature).exp(),
-    }
+/// Whether min-p keeps a logit.
+fn is_probable(logit: f32, best: f32, min_p: f32) -> bool {
+    logit == best || logit - best >= min_p
 }

@@ -1,18 +1,12 @@
 //! One random number for each token.
 
+use tilekiln_kernels::sample::settings::{STEP, mix};
+
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). The state is all there is: a
 /// copy goes on exactly as the original does, and the sequence of a seed does not change with the version of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sequence {
     state: u64,
-}
-
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(mut word: u64) -> u64 {
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 impl Sequence {
@@ -23,10 +17,17 @@ impl Sequence {
         }
     }
 
-    /// Uniform in [0, 1).
-    pub(super) fn next(&mut self) -> f64 {
+    /// Uniform over all numbers.
+    pub(super) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(STEP);
-        (mix(self.state) >> 11) as f64 / (1_u64 << 53) as f64
+        mix(self.state)
+    }
+
+    /// The seed of a device's slot whose row at `position` draws with the next number, and each later position with the
+    /// one after it: see [`SlotSettings::seed`](tilekiln_kernels::sample::settings::SlotSettings::seed).
+    pub(super) fn seed_at(&self, position: usize) -> u64 {
+        let next = self.state.wrapping_add(STEP);
+        next.wrapping_sub(STEP.wrapping_mul(position as u64))
     }
 }
 
@@ -46,8 +47,7 @@ mod tests {
                     0 => one.next(),
                     _ => Sequence::new(index).next(),
                 };
-                assert!((0.0..1.0).contains(&number));
-                let cell = (number * 16.0) as usize;
+                let cell = (number >> 60) as usize;
                 cells[last][cell] += 1;
                 last = cell;
             }
@@ -59,6 +59,20 @@ mod tests {
                 .sum();
             // 255 degrees of freedom: 5 standard deviations of the normal approximation
             assert!(chi_square < 255.0 + 5.0 * (2.0_f64 * 255.0).sqrt(), "{chi_square}");
+        }
+    }
+
+    #[test]
+    fn a_slot_draws_the_numbers_that_are_next() {
+        let mut sequence = Sequence::new(11);
+        sequence.next();
+        for first in [0, 1, 500_000] {
+            let seed = sequence.seed_at(first);
+            let mut copy = sequence.clone();
+            for position in first..first + 4 {
+                let state = seed.wrapping_add(STEP.wrapping_mul(position as u64));
+                assert_eq!(mix(state), copy.next());
+            }
         }
     }
 }

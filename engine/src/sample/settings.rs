@@ -1,5 +1,10 @@
 //! What a request wants of its sampler.
 
+use std::collections::BTreeMap;
+
+use tilekiln_kernels::sample::mass::MOST_TOKENS;
+use tilekiln_kernels::sample::settings::SlotSettings;
+
 use crate::gguf::{self, Metadata};
 
 /// What a request wants of its sampler. The default is greedy without adjustments.
@@ -72,6 +77,9 @@ impl Settings {
     /// # Errors
     /// The first value that cannot.
     pub fn check(&self, vocabulary: usize) -> Result<(), SamplerError> {
+        if vocabulary > MOST_TOKENS as usize {
+            return Err(SamplerError::Vocabulary { vocabulary });
+        }
         let numbers = [
             (
                 "temperature",
@@ -124,10 +132,43 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether the penalties change anything.
-    pub(super) fn penalises(&self) -> bool {
-        self.penalty_window > 0
-            && (self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0)
+    /// How many of the last tokens count for the penalties; 0 where the penalties change nothing.
+    pub(super) fn counted_window(&self) -> usize {
+        let penalises = self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        if penalises { self.penalty_window } else { 0 }
+    }
+
+    /// What is added to logits, each token once: the sum of its entries, or minus infinity where it is suppressed.
+    pub(super) fn biases(&self, suppressed: &[u32]) -> Vec<(u32, f32)> {
+        let mut sums = BTreeMap::new();
+        for &(token, bias) in &self.logit_bias {
+            *sums.entry(token).or_insert(0.0) += bias;
+        }
+        sums.extend(suppressed.iter().map(|&token| (token, f32::NEG_INFINITY)));
+        sums.into_iter().filter(|&(_, bias)| bias != 0.0).collect()
+    }
+
+    /// The numbers that a device works with, for a slot with so many biases. The seed is left open.
+    pub(super) fn for_slot(&self, biases: usize) -> SlotSettings {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let adjusted = SlotSettings {
+            repetition: self.repetition_penalty,
+            presence: self.presence_penalty,
+            frequency: self.frequency_penalty,
+            window: number(self.counted_window()),
+            biases: number(biases),
+            ..SlotSettings::GREEDY
+        };
+        if self.temperature == 0.0 {
+            return adjusted;
+        }
+        SlotSettings {
+            scale: SlotSettings::scale_of(self.temperature),
+            top_k: number(self.top_k),
+            top_p: SlotSettings::top_p_of(self.top_p),
+            min_p: f64::from(self.min_p).ln() as f32,
+            ..adjusted
+        }
     }
 }
 
@@ -143,6 +184,12 @@ pub enum SamplerError {
         value: f32,
         /// What it may be.
         wanted: &'static str,
+    },
+    /// More tokens than can be weighed against each other.
+    #[error("the vocabulary has {vocabulary} tokens; at most {MOST_TOKENS} can be chosen from")]
+    Vocabulary {
+        /// Size of the vocabulary.
+        vocabulary: usize,
     },
     /// A token that the model does not have.
     #[error("`{name}` names token {token}; the vocabulary has {vocabulary} tokens")]

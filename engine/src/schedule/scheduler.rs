@@ -39,6 +39,8 @@ struct Answer {
     statistics: Statistics,
     started: Instant,
     decode_started: Instant,
+    /// The target knows how to choose for it.
+    is_known: bool,
 }
 
 impl Answer {
@@ -47,29 +49,39 @@ impl Answer {
         self.job.events.is_closed()
     }
 
-    fn want(&self) -> Want {
-        if self.job.sampler.is_plain_greedy() && self.job.request.top_logprobs.is_none() {
-            Want::Token
-        } else {
-            Want::Logits
+    /// Whether the target has to be told how tokens are chosen: not where the largest logit is all, nor where the logits
+    /// are reported, too.
+    fn has_sampler(&self) -> bool {
+        !self.job.sampler.is_plain_greedy() && self.job.request.top_logprobs.is_none()
+    }
+
+    /// What is wanted of the row at a position. Wherever tokens are chosen, they are the same.
+    fn want(&self, target: &Target, position: usize) -> Want {
+        match &self.job.sampler {
+            _ if self.job.request.top_logprobs.is_some() => Want::Logits,
+            sampler if sampler.is_plain_greedy() => Want::Token,
+            sampler if self.is_known && target.can_choose(sampler, position) => Want::Choice,
+            _ => Want::Logits,
         }
     }
 
-    /// Chooses from one row of logits and tells who asked.
+    /// Chooses from one row of logits, or takes what the target chose, and tells who asked.
     fn choose(&mut self, output: Output) -> Result<u32, NoChoice> {
         let (logprobs, token);
-        match output.logits {
-            Some(mut logits) => {
+        match (output.logits, output.failure) {
+            (Some(mut logits), _) => {
                 let raw = self.job.request.top_logprobs.map(|top| (top, logits.clone()));
                 token = self.job.sampler.sample(&mut logits)?;
+                self.job.sampler.accept(token);
                 logprobs = raw.map(|(top, raw)| log_probabilities(&raw, token, top));
             }
-            None => {
+            (None, Some(failure)) => return Err(failure),
+            (None, None) => {
                 token = output.token;
+                self.job.sampler.follow(token);
                 logprobs = None;
             }
         }
-        self.job.sampler.accept(token);
         self.statistics.generated_tokens += 1;
         let (logprob, top) = match logprobs {
             Some(LogProbabilities { logprob, top }) => (Some(logprob), top),
@@ -186,6 +198,7 @@ impl Scheduler {
             statistics,
             started: now,
             decode_started: now,
+            is_known: false,
         });
     }
 
@@ -206,6 +219,7 @@ impl Scheduler {
     /// Those of the model. Nothing of the step is kept then; call [`Self::fail`].
     pub fn step(&mut self) -> Result<(), ModelError> {
         self.drop_cancelled();
+        self.tell_samplers()?;
         let (rows, shares) = self.batch()?;
         if rows.is_empty() {
             return Ok(());
@@ -239,6 +253,21 @@ impl Scheduler {
         }
     }
 
+    /// Tells the target how tokens of new requests are chosen.
+    fn tell_samplers(&mut self) -> Result<(), ModelError> {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(answer) = &mut slot.answer else { continue };
+            if answer.is_known || !answer.has_sampler() {
+                continue;
+            }
+            let prompt = &answer.job.request.prompt;
+            let last = prompt.len().saturating_sub(1);
+            self.target.set_sampler(index, &answer.job.sampler, last, prompt)?;
+            answer.is_known = true;
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, index: usize, reason: Finish) {
         if let Some(mut answer) = self.slots[index].answer.take() {
             if answer.phase != Phase::Prompt {
@@ -265,13 +294,12 @@ impl Scheduler {
             let Some(answer) = &slot.answer else { continue };
             let Phase::Decode(newest) = answer.phase else { continue };
             let first = rows.len();
-            let want = answer.want();
-            for (position, token) in (slot.sequence.len() as u32..).zip(std::iter::once(&newest).chain(&drafts)) {
+            for (position, token) in (slot.sequence.len()..).zip(std::iter::once(&newest).chain(&drafts)) {
                 rows.push(Row {
                     token: *token,
                     slot: index as u32,
-                    position,
-                    want,
+                    position: position as u32,
+                    want: answer.want(&self.target, position),
                 });
             }
             let kind = ShareKind::Decode { newest, drafts };
@@ -298,7 +326,7 @@ impl Scheduler {
             let count = (prompt.len() - done).min(limit - first);
             for (position, token) in prompt.iter().enumerate().skip(done).take(count) {
                 let want = if position + 1 == prompt.len() {
-                    answer.want()
+                    answer.want(&self.target, position)
                 } else {
                     Want::Nothing
                 };

@@ -155,6 +155,62 @@ fn sampled_answers_are_the_same_with_drafts() {
     }
 }
 
+/// Requests that report logarithms of probabilities are answered by the sampler on the CPU, others by the device.
+#[test]
+fn answers_are_the_same_wherever_tokens_are_chosen() {
+    let sampled = Settings {
+        temperature: 1.2,
+        seed: Some(99),
+        ..Settings::default()
+    };
+    let table = [
+        Settings {
+            frequency_penalty: 0.4,
+            penalty_window: usize::MAX,
+            ..Settings::default()
+        },
+        Settings {
+            top_p: 0.8,
+            presence_penalty: 0.5,
+            penalty_window: 5,
+            ..sampled.clone()
+        },
+        Settings {
+            top_k: 30,
+            min_p: 0.01,
+            logit_bias: vec![(5, 4.0), (9, f32::NEG_INFINITY), (5, 1.5)],
+            ..sampled.clone()
+        },
+        sampled,
+        Settings::default(),
+    ];
+    for device in devices() {
+        let Some((case, layouts, target)) = pairs().into_iter().next() else {
+            return;
+        };
+        let prompts = prompts(&case.golden);
+        let count = if in_full(&device) { 24 } else { 8 };
+        let target = load(&device, &target, layouts.first(), EXACT, (2, 24));
+        let policy = Policy {
+            max: 3,
+            min: 0,
+            p_min: 0.0,
+        };
+        // a token that greedy answers would have
+        let suppressed = tokens(&case.golden, "c0.last_token");
+        let service = ModelService::start(target, policy, 16, &suppressed).unwrap();
+        for (settings, prompt) in table.iter().zip(prompts.iter().cycle()) {
+            let mut reported = request(prompt, count, settings.clone());
+            reported.top_logprobs = Some(0);
+            // both at once, in one step
+            let tickets = [request(prompt, count, settings.clone()), reported].map(|request| service.submit(request));
+            let [chosen, reported] = tickets.map(|ticket| collect(ticket.unwrap()).tokens);
+            assert_eq!(chosen, reported, "{} {settings:?}", case.name);
+            assert!(!chosen.contains(&suppressed[0]), "{}", case.name);
+        }
+    }
+}
+
 #[test]
 fn answers_follow_the_reference_and_reuse_what_is_cached() {
     for device in devices() {

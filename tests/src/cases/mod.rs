@@ -17,6 +17,7 @@ mod quantise;
 mod residual;
 mod rope;
 mod row_product;
+mod sample;
 mod select;
 mod stream;
 mod trial;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Case> {
         turbo::cases(),
         select::cases(),
         stream::cases(),
+        sample::cases(),
     ]
     .into_iter()
     .flatten()

@@ -15,6 +15,7 @@ pub mod norm;
 pub mod quant;
 pub mod residual;
 pub mod rope;
+pub mod sample;
 pub mod select;
 pub mod stream;
 pub mod turbo;

@@ -7,6 +7,7 @@ use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, cac
 use crate::gguf;
 use crate::model::ModelError;
 use crate::model::assistant::Assistant;
+use crate::model::choice::{Choice, ChoiceSizes, Choosing};
 use crate::model::config::{AssistantConfig, Names, TargetConfig};
 use crate::model::planner::CacheBuffers;
 use crate::model::weights::{Contents, Loader};
@@ -21,6 +22,7 @@ pub struct Design {
     pub(super) buffers: Buffers,
     pub(super) caches: Vec<Option<CacheBuffers>>,
     pub(super) plans: Plans,
+    pub(super) choice: Choice,
     pub(super) contents: Contents,
     pub(super) assistant: Option<(Assistant, Contents)>,
 }
@@ -57,7 +59,14 @@ impl Design {
             }
             None => None,
         };
-        let plans = network.plans(&config, &options, &buffers, &caches, carry);
+        let sizes = ChoiceSizes {
+            slots: options.geometry.slots,
+            context: options.geometry.context,
+            rows: options.outputs,
+            vocabulary: network.head.rows,
+        };
+        let choice = Choice::add(&mut table, sizes);
+        let plans = network.plans(&config, &options, &buffers, &caches, carry, &choice);
         Ok(Self {
             vocabulary: network.embedding.rows,
             config,
@@ -66,6 +75,7 @@ impl Design {
             buffers,
             caches,
             plans,
+            choice,
             contents: loader.finish(),
             assistant,
         })
@@ -103,7 +113,7 @@ impl Plans {
             head,
             keep,
         } = self;
-        [full, prompt, head, keep].into_iter().flatten()
+        [full, prompt, keep].into_iter().chain(head).flatten()
     }
 
     /// What [`Target::forward`] runs for a step of which `outputs` rows want a token, `at_once` of them together.
@@ -117,7 +127,7 @@ impl Plans {
                 rows,
                 depth: 0,
             };
-            parts.push((&self.head[tile_for(rows)], part));
+            parts.push((&self.head[Choosing::default().index()][tile_for(rows)], part));
         }
         parts
     }
