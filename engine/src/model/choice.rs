@@ -183,7 +183,13 @@ impl ChunkBests {
         let mut operands = [self.keys, self.tokens, chosen].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(chunks.count() as u32));
         let cost = Cost::activations(8 * chunks.count());
-        plan.push("best_token", KernelSpec::new("best_token", &[]), PER_ROW, operands, cost);
+        plan.push(
+            "best_token",
+            KernelSpec::new("best_token", &[]),
+            PER_ROW,
+            operands,
+            cost,
+        );
     }
 }
 
@@ -464,12 +470,24 @@ impl Stages<'_> {
         };
 
         let operands = with_cols(&[row.as_slice(), &bins].concat());
-        self.push("chunk_histogram", &split, chunks.grid(), operands, chunks.cost(3 * BINS));
+        self.push(
+            "chunk_histogram",
+            &split,
+            chunks.grid(),
+            operands,
+            chunks.cost(3 * BINS),
+        );
 
         let found = [buffers.candidates, buffers.plans];
         let operands = with_cols(&[row.as_slice(), &bins, &found].concat());
         // each chunk adds up the bins of all: they stay in the cache of the chip
-        self.push("chunk_candidates", &split, chunks.grid(), operands, chunks.cost(3 * BINS));
+        self.push(
+            "chunk_candidates",
+            &split,
+            chunks.grid(),
+            operands,
+            chunks.cost(3 * BINS),
+        );
 
         let lists = [buffers.plans, buffers.candidates, buffers.cuts];
         let mut operands = with_cols(&[&row[1..], &lists].concat());

@@ -95,7 +95,8 @@ pub fn find(name: &str) -> Option<&'static Format> {
 
 /// A pair of formats, of keys and of values, and the kernels it makes.
 pub struct Pair {
-    names: [&'static str; 2],
+    /// Names of both.
+    pub names: [&'static str; 2],
     /// [`cache_write`](cache_write::cache_write) of a head_dim.
     pub cache_write: fn(usize) -> KernelDef,
     /// [`attend_exact`](exact::attend_exact) of a head_dim.
@@ -166,14 +167,19 @@ pub fn sides(settings: &Settings) -> Result<[&'static Format; 2], SettingError> 
     Ok([side("k")?, side("v")?])
 }
 
+/// The pair of two formats by name.
+pub fn find_pair(names: [&str; 2]) -> Option<&'static Pair> {
+    let mut all = PAIRS.iter().copied().flatten().chain(EXACT);
+    all.find(|pair| pair.names == names)
+}
+
 /// The pair of formats that the settings name.
 ///
 /// # Errors
 /// There is none of that name, or f32 is to go with another format.
 pub fn pair(settings: &Settings) -> Result<&'static Pair, SettingError> {
     let wanted = sides(settings)?.map(|format| format.name);
-    let mut all = PAIRS.iter().copied().flatten().chain(EXACT);
-    all.find(|pair| pair.names == wanted).ok_or_else(|| {
+    find_pair(wanted).ok_or_else(|| {
         let with = if wanted[0] == "f32" { "v" } else { "k" };
         settings.unsupported(
             with,

@@ -16,4 +16,5 @@ pub mod partition;
 pub mod queries;
 mod rotate_back;
 mod scores;
+pub mod shapes;
 mod values;

@@ -1,0 +1,71 @@
+//! Which shapes of blocks serve a pair of formats on a target.
+
+use tilekiln_dsl::prelude::*;
+use tilekiln_dsl::target::Target;
+
+use super::flash::FlashShape;
+use super::formats::Pair;
+
+/// Pages that a block works on at once when it decodes. How a row's keys are added up depends on it, so it is the same
+/// whatever the rows.
+const DECODE_PAGES: usize = 2;
+/// `(tiles, teams)` of blocks that decode, fewest columns first.
+const DECODE: [(usize, usize); 4] = [(1, 1), (2, 1), (1, 2), (2, 2)];
+/// `(tiles, teams)` of blocks that take a prompt, most columns first.
+const PREFILL: [(usize, usize); 5] = [(2, 2), (1, 2), (2, 1), (1, 1), (4, 1)];
+
+/// A shape of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The shape.
+    pub shape: FlashShape,
+    /// Columns of a block: rows times query heads of a KV head.
+    pub columns: usize,
+}
+
+impl Chosen {
+    /// Rows of a sequence that a block takes.
+    pub fn rows(self, gqa: usize) -> usize {
+        self.columns / gqa
+    }
+}
+
+/// The shape for steps of up to `rows` rows of a sequence with `gqa` query heads a KV head: the smallest that takes all
+/// rows in one group, or the largest there is; more rows are several groups. None if there is no fast attention for the
+/// pair, or if the target has no room for one row.
+pub fn decode(target: &Target, pair: &Pair, head_dim: usize, gqa: usize, rows: usize) -> Option<Chosen> {
+    let [kernel, _] = pair.flash?;
+    let usable = usable(target, kernel, DECODE_PAGES, head_dim, gqa, &DECODE);
+    let covering = usable.iter().find(|chosen| chosen.columns >= gqa * rows);
+    covering.or(usable.last()).copied()
+}
+
+/// The shape for prompts: the one with most columns that fits. None as in [`decode`].
+pub fn prefill(target: &Target, pair: &Pair, head_dim: usize, gqa: usize) -> Option<Chosen> {
+    let [_, kernel] = pair.flash?;
+    usable(target, kernel, 1, head_dim, gqa, &PREFILL).first().copied()
+}
+
+/// The shapes that take at least one row and that the target has room for.
+fn usable(
+    target: &Target,
+    kernel: fn(FlashShape) -> KernelDef,
+    pages: usize,
+    head_dim: usize,
+    gqa: usize,
+    shapes: &[(usize, usize)],
+) -> Vec<Chosen> {
+    let all = shapes.iter().map(|&(tiles, teams)| {
+        let shape = FlashShape {
+            head_dim,
+            tiles,
+            teams,
+            pages,
+        };
+        let columns = shape.columns(target.fragments.columns());
+        Chosen { shape, columns }
+    });
+    // recording refuses what the target has no room for
+    all.filter(|chosen| chosen.columns >= gqa && kernel(chosen.shape).record(target).is_ok())
+        .collect()
+}
