@@ -38,7 +38,12 @@ pub fn rotate_head(
         pair = min(pair, half - 1);
     }
     let angle = position.to::<f32>() * inverse_frequency[pair];
-    value * angle.cos() + select(is_first, -other, other) * angle.sin()
+    let rotated = value * angle.cos() + select(is_first, -other, other) * angle.sin();
+    if threads > head_dim {
+        select(thread < head_dim, rotated, f32(0.0))
+    } else {
+        rotated
+    }
 }
 
 /// One block per token (x) and head (y), one thread per value: x = rope(x / sqrt(mean(x^2) + eps) * w)

@@ -274,6 +274,7 @@ pub const KERNELS: &[&Entry] = &[
     &crate::matmul::linear::ENTRY,
     &crate::matmul::candidates::ENTRY,
     &crate::matmul::tiled::ENTRY,
+    &crate::attention::cache_read::ENTRY,
     &crate::attention::cache_write::ENTRY,
     &crate::attention::exact::ENTRY,
     &crate::attention::queries::ENTRY,

@@ -36,7 +36,7 @@ pub(super) const START: f32 = -1e29;
 /// The comptime shape of an attention kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
 pub struct FlashShape {
-    /// Values per head, a multiple of 64.
+    /// Values per head.
     pub head_dim: usize,
     /// Column tiles of a warp: how many matrix instructions' columns of queries.
     pub tiles: usize,

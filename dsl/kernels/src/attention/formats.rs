@@ -3,12 +3,13 @@
 use tilekiln_dsl::prelude::*;
 use tilekiln_dsl::target::FragmentLayout;
 
+use super::cache_read::ReadShape;
 use super::codec::{KvCodec, KvStore, UnitShape};
 use super::flash::{FlashShape, flash_decode, flash_prefill};
 use super::kv_block::{KvQ4, KvQ8};
 use super::pages::Side;
 use super::queries::prepare_queries;
-use super::{cache_write, exact};
+use super::{cache_read, cache_write, exact};
 use crate::registry::prelude::*;
 use crate::turbo::format::{Turbo2, Turbo3, Turbo4, Turbo4First};
 
@@ -25,6 +26,8 @@ pub struct Format {
     pub unit: fn(Side, usize, FragmentLayout) -> UnitShape,
     /// Stored in the rotated domain.
     pub rotated: bool,
+    /// [`cache_read`](cache_read::cache_read).
+    pub cache_read: fn(ReadShape) -> KernelDef,
     /// What fast attention needs, where a matrix instruction can be fed with the format; otherwise it serves exact
     /// attention only.
     pub fast: Option<Fast>,
@@ -70,6 +73,7 @@ impl Format {
             page_bytes: page_bytes::<Codec>,
             unit: UnitShape::new::<Codec>,
             rotated: Codec::ROTATED,
+            cache_read: cache_read::cache_read::<Codec>,
             fast: None,
         }
     }
@@ -140,9 +144,9 @@ pub const K: Parameter = choice("k", "f16", "format of cached keys");
 /// The setting that names the format of values.
 pub const V: Parameter = choice("v", "f16", "format of cached values");
 /// The setting for the values of a head.
-pub const HEAD_DIM: Parameter = choice("head_dim", "256", "values per head: 64, 128, 256 or 512");
+pub const HEAD_DIM: Parameter = choice("head_dim", "256", "values per head: 32, 64, 128, 256 or 512");
 /// Head dims that there are kernels for.
-pub const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
+pub const HEAD_DIMS: [usize; 5] = [32, 64, 128, 256, 512];
 
 /// Values of a head.
 ///
@@ -150,8 +154,18 @@ pub const HEAD_DIMS: [usize; 4] = [64, 128, 256, 512];
 /// There are no kernels for so many.
 pub fn head_dim(settings: &Settings) -> Result<usize, SettingError> {
     let head_dim = settings.number("head_dim")?;
-    settings.require("head_dim", HEAD_DIMS.contains(&head_dim), "64, 128, 256 or 512")?;
+    settings.require("head_dim", HEAD_DIMS.contains(&head_dim), "32, 64, 128, 256 or 512")?;
     Ok(head_dim)
+}
+
+/// The format that a setting names.
+///
+/// # Errors
+/// There is none of that name.
+pub fn of(settings: &Settings, key: &str) -> Result<&'static Format, SettingError> {
+    let name = settings.text(key)?;
+    let known: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
+    find(name).ok_or_else(|| settings.unsupported(key, name, &known))
 }
 
 /// The formats of keys and values that the settings name.
@@ -159,12 +173,7 @@ pub fn head_dim(settings: &Settings) -> Result<usize, SettingError> {
 /// # Errors
 /// There is none of that name.
 pub fn sides(settings: &Settings) -> Result<[&'static Format; 2], SettingError> {
-    let side = |key: &str| {
-        let name = settings.text(key)?;
-        let known: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
-        find(name).ok_or_else(|| settings.unsupported(key, name, &known))
-    };
-    Ok([side("k")?, side("v")?])
+    Ok([of(settings, "k")?, of(settings, "v")?])
 }
 
 /// The pair of two formats by name.

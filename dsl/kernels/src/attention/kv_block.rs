@@ -39,7 +39,8 @@ fn store_scale(page: &StorePage, dim: Val<u32>, scale: Val<f32>) {
 }
 
 impl KvStore for KvQ8 {
-    const GROUP: usize = 1;
+    // the least that a unit has of a position
+    const GROUP: usize = 64;
     const ROTATED: bool = false;
     const BITS: &'static [usize] = &[8];
     const SCALES: Scales = Scales::Block;

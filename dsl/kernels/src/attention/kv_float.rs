@@ -27,7 +27,8 @@ fn load_four<Element: Packed>(cache: In<u8>, start: Val<u64>) -> Vec<Val<f32>> {
 macro_rules! floats {
     ($($element:ty, $bits:literal, $largest:expr;)*) => {$(
         impl KvStore for $element {
-            const GROUP: usize = 1;
+            // the least that a unit has of a position
+            const GROUP: usize = 64;
             const ROTATED: bool = false;
             const BITS: &'static [usize] = &[$bits];
             const SCALES: Scales = Scales::None;

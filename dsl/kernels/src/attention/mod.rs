@@ -1,5 +1,6 @@
 //! Attention over a cache of keys and values in pages.
 
+pub mod cache_read;
 pub mod cache_write;
 pub mod codec;
 pub mod combine;
