@@ -79,16 +79,16 @@ pub fn operand_part() -> Val<u32> {
 macro_rules! operand {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub struct $name<T> {
+        pub struct $name<T: MatrixElement> {
             registers: Registers<u32>,
             marker: PhantomData<fn() -> T>,
         }
-        impl<T> Clone for $name<T> {
+        impl<T: MatrixElement> Clone for $name<T> {
             fn clone(&self) -> Self {
                 *self
             }
         }
-        impl<T> Copy for $name<T> {}
+        impl<T: MatrixElement> Copy for $name<T> {}
         impl<T: MatrixElement> $name<T> {
             /// Words of a row or column that this lane supplies.
             pub fn words() -> usize {
@@ -171,12 +171,21 @@ impl<S: Numeric> Products<S> {
     /// `count` products of zeros.
     #[track_caller]
     pub fn zeros(count: usize) -> Self {
-        let at = Location::caller();
+        Self::starting(count, S::ZERO, Location::caller())
+    }
+
+    /// `count` products whose sums all start at `value`.
+    #[track_caller]
+    pub fn filled(count: usize, value: S) -> Self {
+        Self::starting(count, value.literal(), Location::caller())
+    }
+
+    fn starting(count: usize, value: Literal, at: Location) -> Self {
         let plural = if count == 1 { "" } else { "s" };
         let note = format!("{count} product{plural} of 16 rows and {} columns", layout().columns());
         let dims = [count, layout().column_accumulators()];
         Self {
-            registers: Registers::declare(&dims, Some(S::ZERO), Some(note), at),
+            registers: Registers::declare(&dims, Some(value), Some(note), at),
             count,
         }
     }

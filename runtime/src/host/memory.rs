@@ -662,9 +662,6 @@ impl Machine {
                 })?;
             }
         }
-        if let Some(sanitizer) = &mut self.sanitizer {
-            sanitizer.warp_barrier(&self.active);
-        }
         Ok(())
     }
 
