@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, BlockCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +13,12 @@ impl Named for Q4_0 {
     const NAME: &'static str = "q4_0";
 }
 
-impl WeightCodec for Q4_0 {
+impl BlockCodec for Q4_0 {
     const BLOCK_VALUES: usize = 32;
     const BLOCK_BYTES: usize = 18;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }

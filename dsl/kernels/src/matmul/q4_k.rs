@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec};
+use super::codec::{Int8Dot, Quants, BlockCodec};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +35,12 @@ pub fn scale_and_minimum(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> (
     (scale, minimum)
 }
 
-impl WeightCodec for Q4K {
+impl BlockCodec for Q4K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 144;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }

@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec};
+use super::codec::{Int8Dot, Quants, BlockCodec};
 use super::q4_k::scale_and_minimum;
 
 /// The format.
@@ -14,12 +14,12 @@ impl Named for Q5K {
     const NAME: &'static str = "q5_k";
 }
 
-impl WeightCodec for Q5K {
+impl BlockCodec for Q5K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 176;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }

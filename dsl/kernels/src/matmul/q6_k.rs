@@ -3,7 +3,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, BlockCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +13,12 @@ impl Named for Q6K {
     const NAME: &'static str = "q6_k";
 }
 
-impl WeightCodec for Q6K {
+impl BlockCodec for Q6K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 210;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }

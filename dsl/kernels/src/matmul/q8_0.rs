@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
+use super::codec::{Int8Dot, Quants, BlockCodec, load_word};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +12,12 @@ impl Named for Q8_0 {
     const NAME: &'static str = "q8_0";
 }
 
-impl WeightCodec for Q8_0 {
+impl BlockCodec for Q8_0 {
     const BLOCK_VALUES: usize = 32;
     const BLOCK_BYTES: usize = 34;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }

@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, WeightCodec};
+use super::codec::{BlockCodec, Int8Dot};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
 use crate::registry::prelude::*;
@@ -39,7 +39,7 @@ pub const WEIGHTS: &[Weight] = &[
 ];
 
 impl Weight {
-    const fn of<Codec: WeightCodec>() -> Self {
+    const fn of<Codec: BlockCodec>() -> Self {
         Self {
             name: Codec::NAME,
             block_values: Codec::BLOCK_VALUES,
