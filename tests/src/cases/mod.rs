@@ -134,6 +134,9 @@ pub fn all() -> Vec<Case> {
     .collect()
 }
 
+/// Name of the environment variable that leaves only cases whose title (kernel and settings) contains it.
+pub const FILTER_VARIABLE: &str = "TILEKILN_CASES";
+
 /// Runs all cases on a device with kernels recorded for `target`.
 pub fn run(device: &dyn Device, target: &Target, extent: Extent) -> Report {
     let mut report = Report::new(format!(
@@ -143,7 +146,8 @@ pub fn run(device: &dyn Device, target: &Target, extent: Extent) -> Report {
     ));
     let mut ready = Vec::new();
     let mut kernels = BTreeMap::new();
-    for case in all() {
+    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
+    for case in all().into_iter().filter(|case| case.title().contains(&wanted)) {
         match case.record(target) {
             Ok(kernel) => {
                 ready.push((case, kernel.symbol.clone()));

@@ -4,6 +4,9 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use tilekiln_dsl::target::FragmentLayout;
+use tilekiln_kernels::matmul::packed::TILE_ROWS;
+use tilekiln_kernels::matmul::weights::WEIGHTS;
 use tilekiln_runtime::device::Loaded;
 
 use super::{CaseError, Trial};
@@ -18,6 +21,8 @@ pub(super) enum Format {
     F16,
     Bf16,
     Blocks(BlockFormat),
+    /// Blocks in the order of the target's matrix instructions.
+    Packed(BlockFormat),
 }
 
 /// A random matrix.
@@ -29,7 +34,7 @@ pub(super) struct Matrix {
 }
 
 impl Format {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -39,6 +44,12 @@ impl Format {
         Self::Blocks(BlockFormat::Q4_K),
         Self::Blocks(BlockFormat::Q5_K),
         Self::Blocks(BlockFormat::Q6_K),
+        Self::Packed(BlockFormat::Q4_0),
+        Self::Packed(BlockFormat::Q5_0),
+        Self::Packed(BlockFormat::Q8_0),
+        Self::Packed(BlockFormat::Q4_K),
+        Self::Packed(BlockFormat::Q5_K),
+        Self::Packed(BlockFormat::Q6_K),
     ];
 
     /// The setting that selects it.
@@ -48,6 +59,7 @@ impl Format {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Blocks(format) => format.name(),
+            Self::Packed(format) => return format!("weight=packed_{}", format.name().to_lowercase()),
         };
         format!("weight={}", name.to_lowercase())
     }
@@ -56,11 +68,24 @@ impl Format {
     pub fn elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 32,
-            Self::Blocks(format) => format.elements(),
+            Self::Blocks(format) | Self::Packed(format) => format.elements(),
         }
     }
 
-    pub fn matrix(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
+    /// A random matrix for the kernel of a trial.
+    pub fn matrix(self, trial: &mut Trial<'_>, rows: usize, cols: usize) -> Matrix {
+        let layout = trial.target().fragments;
+        let matrix = self.in_file(&mut trial.random, rows, cols);
+        match self {
+            Self::Packed(format) => Matrix {
+                bytes: pack(format, layout, &matrix.bytes, rows, cols),
+                ..matrix
+            },
+            _ => matrix,
+        }
+    }
+
+    fn in_file(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
         let count = rows * cols;
         match self {
             Self::F32 => {
@@ -85,7 +110,7 @@ impl Format {
                 }
             }
             // scales may be zero, but a lone block of zeros would prove nothing
-            Self::Blocks(format) => loop {
+            Self::Blocks(format) | Self::Packed(format) => loop {
                 let bytes = random.blocks(format, count / format.elements());
                 let values = format.decode(&bytes);
                 if values.iter().any(|&value| value != 0.0) {
@@ -94,6 +119,23 @@ impl Format {
             },
         }
     }
+}
+
+/// Rows of a file in the order of a layout.
+pub(super) fn pack(format: BlockFormat, layout: FragmentLayout, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let name = format.name().to_lowercase();
+    let weight = WEIGHTS.iter().find(|weight| weight.name == name);
+    let packer = weight
+        .and_then(|weight| weight.packer)
+        .expect("every block format can be packed")(layout);
+    let row_bytes = format.row_bytes(cols);
+    let mut packed = vec![0; packer.bytes(rows, cols)];
+    let group_bytes = packer.bytes(1, cols);
+    let groups = file
+        .chunks(TILE_ROWS * row_bytes)
+        .zip(packed.chunks_exact_mut(group_bytes));
+    groups.for_each(|(rows, group)| packer.pack_group(rows, row_bytes, group));
+    packed
 }
 
 /// Bits, because equal numbers are not enough.

@@ -1,8 +1,11 @@
 //! The list of weight formats, for every kernel that is generic over them.
 
 use tilekiln_dsl::prelude::*;
+use tilekiln_dsl::target::FragmentLayout;
 
-use super::codec::{BlockCodec, Int8Dot};
+use super::codec::{BlockCodec, WeightCodec};
+use super::packed::pack::Packer;
+use super::packed::{Packed, PackedFormat, groups_down, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
 use crate::registry::prelude::*;
@@ -13,8 +16,8 @@ pub struct Weight {
     pub name: &'static str,
     /// Values of a block.
     pub block_values: usize,
-    /// Bytes of a block.
-    pub block_bytes: usize,
+    /// Bytes of a matrix of rows and columns.
+    pub bytes: fn(usize, usize) -> usize,
     /// [`embed`](embed::embed) of threads.
     pub embed: fn(usize) -> KernelDef,
     /// [`linear`](linear::linear) of warps and tile.
@@ -23,45 +26,71 @@ pub struct Weight {
     pub candidate_scores: fn(usize) -> KernelDef,
     /// [`row_product`](row_product::row_product) of warps and tile, if it can be multiplied with int8.
     pub row_product: Option<fn(usize, usize) -> KernelDef>,
+    /// What packs rows of it for a layout, if it can be packed.
+    pub packer: Option<fn(FragmentLayout) -> Packer>,
 }
 
 /// Every weight format: a new one is a line here.
 pub const WEIGHTS: &[Weight] = &[
-    Weight::of::<f32>(),
-    Weight::of::<f16>(),
-    Weight::of::<bf16>(),
-    Weight::with_int8_dot::<q4_0::Q4_0>(),
-    Weight::with_int8_dot::<q5_0::Q5_0>(),
-    Weight::with_int8_dot::<q8_0::Q8_0>(),
-    Weight::with_int8_dot::<q4_k::Q4K>(),
-    Weight::with_int8_dot::<q5_k::Q5K>(),
-    Weight::with_int8_dot::<q6_k::Q6K>(),
+    Weight::floats::<f32>(),
+    Weight::floats::<f16>(),
+    Weight::floats::<bf16>(),
+    Weight::in_file::<q4_0::Q4_0>(),
+    Weight::in_file::<q5_0::Q5_0>(),
+    Weight::in_file::<q8_0::Q8_0>(),
+    Weight::in_file::<q4_k::Q4K>(),
+    Weight::in_file::<q5_k::Q5K>(),
+    Weight::in_file::<q6_k::Q6K>(),
+    Weight::packed::<q4_0::Q4_0>(),
+    Weight::packed::<q5_0::Q5_0>(),
+    Weight::packed::<q8_0::Q8_0>(),
+    Weight::packed::<q4_k::Q4K>(),
+    Weight::packed::<q5_k::Q5K>(),
+    Weight::packed::<q6_k::Q6K>(),
 ];
 
 impl Weight {
-    const fn of<Codec: BlockCodec>() -> Self {
+    const fn of<Codec: WeightCodec>(block_values: usize, bytes: fn(usize, usize) -> usize) -> Self {
         Self {
             name: Codec::NAME,
-            block_values: Codec::BLOCK_VALUES,
-            block_bytes: Codec::BLOCK_BYTES,
+            block_values,
+            bytes,
             embed: embed::embed::<Codec>,
             linear: linear::linear::<Codec>,
             candidate_scores: candidates::candidate_scores::<Codec>,
             row_product: None,
+            packer: None,
         }
     }
 
-    const fn with_int8_dot<Codec: Int8Dot>() -> Self {
+    const fn floats<Codec: BlockCodec>() -> Self {
+        Self::of::<Codec>(Codec::BLOCK_VALUES, bytes_in_file::<Codec>)
+    }
+
+    const fn in_file<Format: PackedFormat>() -> Self {
         Self {
-            row_product: Some(row_product::row_product::<Codec>),
-            ..Self::of::<Codec>()
+            row_product: Some(row_product::row_product::<Format>),
+            packer: Some(Packer::new::<Format>),
+            ..Self::floats::<Format>()
         }
+    }
+
+    const fn packed<Format: PackedFormat>() -> Self {
+        Self::of::<Packed<Format>>(Format::BLOCK_VALUES, bytes_packed::<Format>)
     }
 
     /// A matrix of random contents.
     pub fn sample(&self, random: &mut Random, rows: usize, cols: usize) -> Argument {
-        random.bytes(rows * cols / self.block_values * self.block_bytes)
+        random.bytes((self.bytes)(rows, cols))
     }
+}
+
+fn bytes_in_file<Codec: BlockCodec>(rows: usize, cols: usize) -> usize {
+    rows * cols / Codec::BLOCK_VALUES * Codec::BLOCK_BYTES
+}
+
+fn bytes_packed<Format: PackedFormat>(rows: usize, cols: usize) -> usize {
+    groups_down(rows) * tiles_across(cols) * Format::SECTIONS.bytes()
 }
 
 /// The setting that names the format.

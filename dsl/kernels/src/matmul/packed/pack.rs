@@ -1,0 +1,228 @@
+//! Tiles of rows of a file, on the CPU.
+
+use tilekiln_dsl::target::FragmentLayout;
+
+use super::format::PackedFormat;
+use super::layout::{Quads, SUB_BLOCK, Sections, TILE_COLS, TILE_ROWS, tiles_across};
+
+/// Makes tiles of one format for one layout.
+///
+/// Values are moved bit for bit: nothing is computed, and every bit of a file's rows is in exactly one place.
+pub struct Packer {
+    sections: Sections,
+    block_values: usize,
+    block_bytes: usize,
+    codes: fn(&[u8], &mut [u8]),
+    scale_parts: &'static [(usize, usize)],
+    /// Byte of row 0 and shift of each value's bits, plane after plane: `[planes][TILE_COLS]`.
+    places: Vec<[(u16, u8); TILE_COLS]>,
+    /// How many bytes further the values of a row are than those of row 0, plane after plane.
+    rows: Vec<[u16; TILE_ROWS]>,
+}
+
+impl Packer {
+    /// Packs a format of quantised values.
+    pub fn new<Format: PackedFormat>(layout: FragmentLayout) -> Self {
+        let quads = Quads::new(layout, 1);
+        let mut packer = Self {
+            sections: Format::SECTIONS,
+            block_values: Format::BLOCK_VALUES,
+            block_bytes: Format::BLOCK_BYTES,
+            codes: Format::codes,
+            scale_parts: Format::SCALE_PARTS,
+            places: Vec::new(),
+            rows: Vec::new(),
+        };
+        for (index, &bits) in packer.sections.planes.iter().enumerate() {
+            let place = |row: usize, col: usize| {
+                let (sub_block, k) = (col / SUB_BLOCK, col % SUB_BLOCK);
+                let (step, lane, byte) = quads.left(row % 16, k);
+                let quad = sub_block * bits / 8 * quads.steps() + step;
+                let byte = quads.start(row / 16, bits * quads.steps(), quad) + lane * 16 + byte;
+                (packer.sections.plane(index) + byte, sub_block % (8 / bits) * bits)
+            };
+            let first = place(0, 0).0;
+            packer
+                .rows
+                .push(std::array::from_fn(|row| (place(row, 0).0 - first) as u16));
+            packer.places.push(std::array::from_fn(|col| {
+                let (byte, shift) = place(0, col);
+                (byte as u16, shift as u8)
+            }));
+        }
+        packer
+    }
+
+    /// Bytes of a tile.
+    pub fn tile_bytes(&self) -> usize {
+        self.sections.bytes()
+    }
+
+    /// Bytes of a packed matrix.
+    pub fn bytes(&self, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(TILE_ROWS) * tiles_across(cols) * self.tile_bytes()
+    }
+
+    /// Packs up to 32 rows, `row_bytes` each, one after the other in `file`, into the tiles of a group. `group` is all
+    /// zeros before.
+    ///
+    /// # Panics
+    /// If the lengths do not fit: the group is as long as its tiles, rows are whole blocks.
+    pub fn pack_group(&self, file: &[u8], row_bytes: usize, group: &mut [u8]) {
+        let tile_blocks = TILE_COLS / self.block_values;
+        let mut codes = vec![0; self.block_values];
+        let top = self.sections.bits();
+        for (row, bytes) in file.chunks_exact(row_bytes).enumerate() {
+            for (index, block) in bytes.chunks_exact(self.block_bytes).enumerate() {
+                let tile = &mut group[index / tile_blocks * self.tile_bytes()..][..self.tile_bytes()];
+                let block_of_tile = index % tile_blocks;
+                (self.codes)(block, &mut codes);
+                let mut below = top;
+                for ((plane, places), rows) in self.sections.planes.iter().zip(&self.places).zip(&self.rows) {
+                    below -= plane;
+                    let mask = ((1u16 << plane) - 1) as u8;
+                    let places = &places[block_of_tile * self.block_values..][..self.block_values];
+                    for (code, (byte, shift)) in codes.iter().zip(places) {
+                        let bits = code >> below & mask;
+                        tile[usize::from(rows[row]) + usize::from(*byte)] |= bits << shift;
+                    }
+                }
+                for (part, &(from, bytes)) in self.scale_parts.iter().enumerate() {
+                    let to = self.sections.scale(part) + row * self.sections.scales[part] + block_of_tile * bytes;
+                    tile[to..to + bytes].copy_from_slice(&block[from..from + bytes]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::matmul::{q4_0::Q4_0, q4_k::Q4K, q5_0::Q5_0, q5_k::Q5K, q6_k::Q6K, q8_0::Q8_0};
+
+    const LAYOUTS: [FragmentLayout; 2] = [FragmentLayout::PairOfM16N8K16, FragmentLayout::Wmma16x16x16];
+
+    /// The code of a value of a tile, found the way an instruction finds it: by going through lanes, slots and words.
+    fn code<Format: PackedFormat>(layout: FragmentLayout, tile: &[u8], row: usize, col: usize) -> u8 {
+        let (parts, words, slots) = (layout.k_parts(), layout.words_per_row(1), layout.lane_rows());
+        let lanes = 16 * parts / slots;
+        let depth = parts * words * 4;
+        let (sub_block, k) = (col / SUB_BLOCK, col % SUB_BLOCK);
+        for lane in 0..lanes {
+            for slot in 0..slots {
+                for word in 0..words {
+                    let first = (word * parts + layout.operand_part(lane)) * 4;
+                    if layout.operand_row(lane, slot) != row % 16 || !(first..first + 4).contains(&(k % depth)) {
+                        continue;
+                    }
+                    let mut code = 0;
+                    for (index, bits) in Format::SECTIONS.planes.iter().enumerate() {
+                        let steps = SUB_BLOCK / depth;
+                        let quad = (row / 16 * bits + sub_block * bits / 8) * steps + k / depth;
+                        let byte = Format::SECTIONS.plane(index)
+                            + (quad * lanes + lane) * 16
+                            + (slot * words + word) * 4
+                            + (k % depth - first);
+                        let field = tile[byte] >> (sub_block * bits % 8);
+                        code = (u16::from(code) << bits) as u8 | field & ((1u16 << bits) - 1) as u8;
+                    }
+                    return code;
+                }
+            }
+        }
+        unreachable!("no lane has row {row}, column {col}")
+    }
+
+    /// A block of a file from its codes and scales.
+    fn block<Format: PackedFormat>(codes: &[u8], scales: &[&[u8]]) -> Vec<u8> {
+        let mut block = vec![0; Format::BLOCK_BYTES];
+        for (&(from, bytes), scale) in Format::SCALE_PARTS.iter().zip(scales) {
+            block[from..from + bytes].copy_from_slice(scale);
+        }
+        for (index, &code) in codes.iter().enumerate() {
+            let (group, value) = (index / 32, index % 32);
+            match Format::PACKED_NAME {
+                "packed_q4_k" => block[16 + group / 2 * 32 + value] |= code << (group % 2 * 4),
+                "packed_q5_k" => {
+                    block[48 + group / 2 * 32 + value] |= (code & 15) << (group % 2 * 4);
+                    block[16 + value] |= code >> 4 << group;
+                }
+                "packed_q6_k" => {
+                    let (q, half, part) = (code ^ 32, index / 128, group % 4);
+                    block[half * 64 + part % 2 * 32 + value] |= (q & 15) << (part / 2 * 4);
+                    block[128 + half * 32 + value] |= q >> 4 << (part * 2);
+                }
+                "packed_q8_0" => block[2 + value] = code,
+                "packed_q4_0" => block[2 + value % 16] |= (code ^ 8) << (value / 16 * 4),
+                "packed_q5_0" => {
+                    let q = code ^ 16;
+                    block[6 + value % 16] |= (q & 15) << (value / 16 * 4);
+                    block[2 + value / 8] |= q >> 4 << (value % 8);
+                }
+                other => unreachable!("{other} has no inverse here"),
+            }
+        }
+        block
+    }
+
+    fn comes_back<Format: PackedFormat>() {
+        let mut random = StdRng::seed_from_u64(11);
+        let (values, bytes) = (Format::BLOCK_VALUES, Format::BLOCK_BYTES);
+        assert_eq!(
+            Format::SECTIONS.bytes(),
+            TILE_ROWS * TILE_COLS / values * bytes,
+            "{}",
+            Format::NAME
+        );
+        for layout in LAYOUTS {
+            let packer = Packer::new::<Format>(layout);
+            for (rows, blocks) in [(1, 1), (32, 256 / values), (31, 3), (17, 256 / values + 1), (29, 11)] {
+                let file: Vec<u8> = (0..rows * blocks * bytes).map(|_| random.random()).collect();
+                let cols = blocks * values;
+                let mut group = vec![0; packer.bytes(rows, cols)];
+                packer.pack_group(&file, blocks * bytes, &mut group);
+
+                let mut back = Vec::new();
+                let tiles: Vec<&[u8]> = group.chunks_exact(packer.tile_bytes()).collect();
+                for row in 0..rows {
+                    for index in 0..blocks {
+                        let tile = tiles[index * values / TILE_COLS];
+                        let first = index * values % TILE_COLS;
+                        let codes: Vec<u8> = (first..first + values)
+                            .map(|col| code::<Format>(layout, tile, row, col))
+                            .collect();
+                        let scales = Format::SCALE_PARTS.iter().enumerate().map(|(part, &(_, bytes))| {
+                            let at = Format::SECTIONS.scale(part)
+                                + row * Format::SECTIONS.scales[part]
+                                + first / values * bytes;
+                            &tile[at..at + bytes]
+                        });
+                        back.extend(block::<Format>(&codes, &scales.collect::<Vec<_>>()));
+                    }
+                }
+                let name = format!("{}, {layout:?}: {rows} rows of {cols}", Format::NAME);
+                assert!(back == file, "{name}");
+                // rows that the matrix does not have are zeros
+                for row in rows..TILE_ROWS {
+                    assert!(
+                        (0..cols).all(|col| code::<Format>(layout, tiles[col / TILE_COLS], row, col % TILE_COLS) == 0)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_comes_back_bit_for_bit() {
+        comes_back::<Q4K>();
+        comes_back::<Q5K>();
+        comes_back::<Q6K>();
+        comes_back::<Q8_0>();
+        comes_back::<Q4_0>();
+        comes_back::<Q5_0>();
+    }
+}
