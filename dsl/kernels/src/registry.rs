@@ -259,6 +259,7 @@ pub const KERNELS: &[&Entry] = &[
     &crate::matmul::linear::ENTRY,
     &crate::matmul::candidates::ENTRY,
     &crate::matmul::tiled::ENTRY,
+    &crate::matmul::packed::product::ENTRY,
     &crate::attention::cache_write::ENTRY,
     &crate::attention::attend::ENTRY,
     &crate::attention::flash::ENTRY,

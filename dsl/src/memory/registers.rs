@@ -82,6 +82,12 @@ impl<T: Numeric> Registers<T> {
         Self::declare(&[len], None, None, Location::caller())
     }
 
+    /// `outer` × `inner` elements with undefined contents.
+    #[track_caller]
+    pub fn undefined_2d(outer: usize, inner: usize) -> Self {
+        Self::declare(&[outer, inner], None, None, Location::caller())
+    }
+
     pub(crate) fn declare(dims: &[usize], fill: Option<Literal>, note: Option<String>, at: Location) -> Self {
         if dims.contains(&0) {
             error(

@@ -15,6 +15,7 @@ mod linear;
 mod matmul;
 mod norm;
 mod outcome;
+mod packed;
 mod quantise;
 mod residual;
 mod rope;
@@ -123,6 +124,7 @@ pub fn all() -> Vec<Case> {
         row_product::cases(),
         linear::cases(),
         candidates::cases(),
+        packed::cases(),
         matmul::cases(),
         attention::cases(),
         attend::cases(),

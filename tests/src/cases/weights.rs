@@ -125,9 +125,8 @@ impl Format {
 pub(super) fn pack(format: BlockFormat, layout: FragmentLayout, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
     let name = format.name().to_lowercase();
     let weight = WEIGHTS.iter().find(|weight| weight.name == name);
-    let packer = weight
-        .and_then(|weight| weight.packer)
-        .expect("every block format can be packed")(layout);
+    let packing = weight.and_then(|weight| weight.packing.as_ref());
+    let packer = (packing.expect("every block format can be packed").packer)(layout);
     let row_bytes = format.row_bytes(cols);
     let mut packed = vec![0; packer.bytes(rows, cols)];
     let group_bytes = packer.bytes(1, cols);

@@ -4,7 +4,7 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{BlockCodec, Int8Dot, Quants};
-use super::packed::format::{PackedFormat, Tile, Worth, byte_of, plane_words};
+use super::packed::format::{PackedFormat, Tile, Worth, byte_of, part_of, plane_words};
 use super::packed::layout::Sections;
 
 /// The format.
@@ -82,8 +82,8 @@ pub fn worth_of_six_bits(tile: &Tile, offset: Val<u32>, #[comptime] multiples: [
     let high = (third & 0x0f0f_0f0f) | (first >> 2 & 0x3030_3030);
     let low_minima = second & 0x3f3f_3f3f;
     let high_minima = (third >> 4 & 0x0f0f_0f0f) | (second >> 2 & 0x3030_3030);
-    let even = d * (1.0 / multiples[0]);
-    let odd = d * (1.0 / multiples[1]);
+    let even = part_of(d, multiples[0]);
+    let odd = part_of(d, multiples[1]);
     let mut worth = Worth {
         scales: Vec::new(),
         minima: Vec::new(),

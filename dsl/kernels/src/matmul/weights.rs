@@ -5,7 +5,8 @@ use tilekiln_dsl::target::FragmentLayout;
 
 use super::codec::{BlockCodec, WeightCodec};
 use super::packed::pack::Packer;
-use super::packed::{Packed, PackedFormat, groups_down, tiles_across};
+use super::packed::stream::Tiling;
+use super::packed::{Packed, PackedFormat, groups_down, product, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
 use crate::registry::prelude::*;
@@ -26,8 +27,18 @@ pub struct Weight {
     pub candidate_scores: fn(usize) -> KernelDef,
     /// [`row_product`](row_product::row_product) of warps and tile, if it can be multiplied with int8.
     pub row_product: Option<fn(usize, usize) -> KernelDef>,
-    /// What packs rows of it for a layout, if it can be packed.
-    pub packer: Option<fn(FragmentLayout) -> Packer>,
+    /// How it is packed, if it can be.
+    pub packing: Option<Packing>,
+}
+
+/// A format that can be packed, and the kernels over packed matrices of it.
+pub struct Packing {
+    /// Bytes of a packed matrix of rows and columns.
+    pub bytes: fn(usize, usize) -> usize,
+    /// What packs rows of a file for a layout.
+    pub packer: fn(FragmentLayout) -> Packer,
+    /// [`packed_product`](product::packed_product) of a tiling.
+    pub product: fn(Tiling) -> KernelDef,
 }
 
 /// Every weight format: a new one is a line here.
@@ -59,7 +70,7 @@ impl Weight {
             linear: linear::linear::<Codec>,
             candidate_scores: candidates::candidate_scores::<Codec>,
             row_product: None,
-            packer: None,
+            packing: None,
         }
     }
 
@@ -70,7 +81,11 @@ impl Weight {
     const fn in_file<Format: PackedFormat>() -> Self {
         Self {
             row_product: Some(row_product::row_product::<Format>),
-            packer: Some(Packer::new::<Format>),
+            packing: Some(Packing {
+                bytes: bytes_packed::<Format>,
+                packer: Packer::new::<Format>,
+                product: product::packed_product::<Format>,
+            }),
             ..Self::floats::<Format>()
         }
     }
@@ -116,6 +131,18 @@ pub fn with_int8_dot(settings: &Settings) -> Result<fn(usize, usize) -> KernelDe
     let weight = find(settings, WEIGHTS.iter().filter(|weight| weight.row_product.is_some()))?;
     weight
         .row_product
+        .ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
+}
+
+/// How the format that the settings name is packed.
+///
+/// # Errors
+/// There is none of that name, or it cannot be packed.
+pub fn packable(settings: &Settings) -> Result<&'static Packing, SettingError> {
+    let weight = find(settings, WEIGHTS.iter().filter(|weight| weight.packing.is_some()))?;
+    weight
+        .packing
+        .as_ref()
         .ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
 }
 

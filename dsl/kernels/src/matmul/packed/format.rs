@@ -145,6 +145,16 @@ pub fn worth_of_halves(tile: &Tile, offset: Val<u32>, #[comptime] multiple: f32)
     }
 }
 
+/// A scale of values that are `multiple` times too large.
+#[tile_fn]
+pub fn part_of(scale: Val<f32>, #[comptime] multiple: f32) -> Val<f32> {
+    if multiple == 1.0 {
+        scale
+    } else {
+        scale * (1.0 / multiple)
+    }
+}
+
 /// Byte `index` of a word, as a number.
 #[tile_fn]
 pub fn byte_of(word: Val<u32>, #[comptime] index: usize) -> Val<f32> {

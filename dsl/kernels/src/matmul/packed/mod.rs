@@ -6,11 +6,15 @@
 //! planes of its own, row after row. Every access of a warp is 16 bytes a lane, consecutive lanes side by side. Rows and
 //! columns that a matrix does not have are zeros.
 //!
-//! [`format`] says what a format adds to that, [`pack`] makes tiles of rows of a file.
+//! [`format`] says what a format adds to that, [`pack`] makes tiles of rows of a file. [`tile`] multiplies one tile,
+//! [`stream`] brings tiles and adds up what warps have; products are made of these.
 
 pub mod format;
 pub mod layout;
 pub mod pack;
+pub mod product;
+pub mod stream;
+pub mod tile;
 
 pub use format::{Packed, PackedFormat};
 pub use layout::{SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, tiles_across};

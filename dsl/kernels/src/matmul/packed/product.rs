@@ -1,0 +1,152 @@
+//! Rows of int8 activations times a packed matrix, 1 to 32 of them in one read of the weights.
+
+use tilekiln_dsl::prelude::*;
+
+use super::format::PackedFormat;
+use super::layout::{SUB_BLOCKS, TILE_COLS, TILE_ROWS, groups_down, tiles_across};
+use super::stream::{Partials, Stream, Tiling};
+use super::tile::{Columns, RowWorth, add_tile};
+use crate::matmul::weights::{self, Weight};
+use crate::registry::prelude::*;
+
+/// Sums of one group of rows over this warp's tiles.
+#[tile_fn]
+pub fn sum_group<Format: PackedFormat>(
+    stream: &mut Stream,
+    worth: &RowWorth,
+    x: &Columns,
+    tiling: Tiling,
+) -> Products<f32> {
+    let sums = Products::<f32>::zeros(2 * tiling.columns);
+    for k_tile in stepped(warp_index(), x.tiles, tiling.warps) {
+        let tile = stream.take();
+        add_tile::<Format>(sums, &tile, worth, x, k_tile);
+        stream.give_back();
+    }
+    sums
+}
+
+/// y\[token, row\] = sum over k of w\[row, k\] * x\[token, k\], with x as int8 per 32 values.
+///
+/// Blocks: x over groups of 32 rows, each block takes every `grid`-th; y over as many tokens as the column tiles hold.
+/// The first tiles of weights are fetched before the launch in front of this one has ended. Batch invariance: a warp adds
+/// every `warps`-th tile in order, then the warps are added, with every rounding written out; a token's results are the
+/// same bits whatever the column tiles, the slots, the grid or the other tokens are.
+#[kernel(threads = tiling.warps * 32)]
+pub fn packed_product<Weight: PackedFormat>(
+    #[shape(groups, tiles, tile_bytes)] w: In<u8>,
+    #[shape(tiles, stride, 64)] x: In<u32>,
+    #[shape(tiles, stride, 8)] x_scale: In<f32>,
+    #[shape(tiles, stride, 8)] x_sum: In<f32>,
+    #[shape(tokens, rows)] y: Out<f32>,
+    rows: u32,
+    tiles: u32,
+    tokens: u32,
+    stride: u32,
+    #[comptime] tiling: Tiling,
+) {
+    trigger_dependents();
+    let groups = (rows + (TILE_ROWS - 1)) / TILE_ROWS;
+    let mut stream = Stream::start::<Weight>(w, groups, tiles, 1, tiling);
+    let worth = RowWorth::new::<Weight>(tiling.warps);
+    let partials = Partials::new(1, tiling);
+    let first_token = block_index_y() * Columns::width(tiling.columns);
+    let columns = Columns {
+        words: x,
+        scales: x_scale,
+        sums: x_sum,
+        first_token,
+        stride,
+        tiles,
+        count: tiling.columns,
+    };
+    let here = min(max(tokens, first_token) - first_token, Columns::width(tiling.columns));
+    wait_for_prerequisites();
+    for group in stepped(block_index(), groups, grid_size()) {
+        let sums = sum_group::<Weight>(&mut stream, &worth, &columns, tiling);
+        partials.store(sums, u32(0));
+        barrier();
+        /// a warp adds up the rows of a token
+        for token in stepped(warp_index(), here, tiling.warps) {
+            let row = group * TILE_ROWS + lane_index();
+            let sum = partials.sum(0, token);
+            if row < rows {
+                y[(first_token + token) * rows + row] = sum;
+            }
+        }
+        barrier();
+    }
+}
+
+/// The setting for the warps of a block.
+pub const WARPS: Parameter = choice("warps", "8", "warps that share the columns of the matrix");
+/// The setting for the depth of the rings.
+pub const SLOTS: Parameter = choice("slots", "2", "tiles that each warp has under way");
+/// The setting for the column tiles.
+pub const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
+/// The setting that names the format in the file.
+pub const FORMAT: Parameter = choice("weight", "q4_k", "weight format, as GGUF calls it");
+
+/// How the settings divide a product.
+///
+/// # Errors
+/// More warps, slots or column tiles than a block can have.
+pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
+    let tiling = Tiling {
+        warps: settings.number("warps")?,
+        slots: settings.number("slots")?,
+        columns: settings.number("columns")?,
+    };
+    settings.require("warps", (1..=32).contains(&tiling.warps), "1 to 32")?;
+    settings.require("slots", (1..=16).contains(&tiling.slots), "1 to 16")?;
+    settings.require("columns", [1, 2, 4].contains(&tiling.columns), "1, 2 or 4")?;
+    Ok(tiling)
+}
+
+/// Tokens for which activations need memory, whatever the column tiles: all columns of four of the widest.
+pub const fn token_stride(tokens: usize) -> usize {
+    tokens.next_multiple_of(64)
+}
+
+/// Activations as a product takes them: words, scales, sums.
+pub fn sample_activations(random: &mut Random, stride: usize, tiles: usize) -> [Argument; 3] {
+    [
+        random.bytes(stride * tiles * TILE_COLS),
+        random.floats("f32", stride * tiles * SUB_BLOCKS),
+        random.floats("f32", stride * tiles * SUB_BLOCKS),
+    ]
+}
+
+/// Registration of [`packed_product`] with every weight format that can be packed.
+pub const ENTRY: Entry = Entry {
+    name: "packed_product",
+    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS],
+    build: |settings| Ok((weights::packable(settings)?.product)(tiling(settings)?)),
+    example: |settings, random| {
+        let weight: &Weight = weights::named(settings)?;
+        let tiling = tiling(settings)?;
+        let (rows, cols) = (random.size(1, 70), weight.block_values * random.size(1, 4));
+        let tokens = random.size(1, 17);
+        let tiles = tiles_across(cols);
+        let packed = (weights::packable(settings)?.bytes)(rows, cols);
+        let [words, scales, sums] = sample_activations(random, token_stride(tokens), tiles);
+        Ok(Example {
+            grid: [
+                random.size(1, groups_down(rows)) as u32,
+                tokens.div_ceil(8 * tiling.columns) as u32,
+                1,
+            ],
+            arguments: vec![
+                random.bytes(packed),
+                words,
+                scales,
+                sums,
+                Argument::output(tokens * rows * 4),
+                Argument::U32(rows as u32),
+                Argument::U32(tiles as u32),
+                Argument::U32(tokens as u32),
+                Argument::U32(token_stride(tokens) as u32),
+            ],
+        })
+    },
+};

@@ -1,0 +1,172 @@
+//! How a block works through a packed matrix: tiles that come through rings, partial sums that meet in shared memory.
+
+use tilekiln_dsl::prelude::*;
+
+use super::format::{PackedFormat, Tile};
+use super::layout::TILE_ROWS;
+
+/// How a product is divided. None of it but `warps` changes a bit of a result.
+#[derive(Clone, Copy, Debug, Comptime)]
+pub struct Tiling {
+    /// Warps of a block: they share the columns of the matrix, a tile each in turns.
+    pub warps: usize,
+    /// Tiles that each warp has under way.
+    pub slots: usize,
+    /// Column tiles: matrix instructions side by side, each for 8 or 16 tokens.
+    pub columns: usize,
+}
+
+/// This warp's tiles on their way: groups of rows in turns with the other blocks, tiles in turns with the other warps.
+pub struct Stream {
+    ring: CopyRing,
+    weights: In<u8>,
+    tile_bytes: usize,
+    warps: usize,
+    /// Groups that a block takes one after the other.
+    together: usize,
+    groups: Val<u32>,
+    tiles: Val<u32>,
+    /// What is fetched next.
+    next_group: Val<u32>,
+    next_tile: Val<u32>,
+    /// What is used next.
+    slot: Val<u32>,
+    parity: Val<u32>,
+    slots: usize,
+}
+
+impl Stream {
+    /// Starts the first copies. The matrix has `groups` groups of `tiles` tiles; a block takes `together` groups at once.
+    #[tile_fn]
+    pub fn start<Format: PackedFormat>(
+        weights: In<u8>,
+        groups: Val<u32>,
+        tiles: Val<u32>,
+        together: usize,
+        tiling: Tiling,
+    ) -> Self {
+        let tile_bytes = Format::SECTIONS.bytes();
+        let ring = CopyRing::new(tiling.warps, tiling.slots, tile_bytes);
+        /// a warp without tiles fetches nothing
+        let first_group = select(warp_index() < tiles, block_index() * together, groups);
+        let mut stream = Self {
+            ring,
+            weights,
+            tile_bytes,
+            warps: tiling.warps,
+            together,
+            groups,
+            tiles,
+            next_group: first_group.variable("next_group"),
+            next_tile: warp_index().variable("next_tile"),
+            slot: u32(0).variable("slot"),
+            parity: u32(0).variable("parity"),
+            slots: tiling.slots,
+        };
+        for slot in device_range(0, tiling.slots) {
+            stream.fetch(slot);
+        }
+        stream
+    }
+
+    /// Starts the copy of the next tile, if there is one, into a slot that nobody reads any more.
+    #[tile_fn]
+    fn fetch(&mut self, slot: Val<u32>) {
+        if self.next_group < self.groups {
+            let tile = self.next_group * self.tiles + self.next_tile;
+            self.ring
+                .fetch(slot, self.weights, tile * self.tile_bytes, self.tile_bytes);
+            self.next_tile += self.warps;
+            if self.next_tile >= self.tiles {
+                self.next_tile = warp_index();
+                self.next_group += 1;
+                if self.together == 1 {
+                    self.next_group += grid_size() - 1;
+                } else {
+                    /// past the last group of the unit: on to this block's next unit
+                    if self.next_group % self.together == 0 {
+                        self.next_group += (grid_size() - 1) * self.together;
+                    }
+                }
+            }
+        } else {
+            self.ring.skip();
+        }
+    }
+
+    /// Waits for the oldest tile under way.
+    #[tile_fn]
+    pub fn take(&self) -> Tile {
+        self.ring.wait(self.slot, self.parity);
+        let start = self.ring.start_of(self.slot);
+        Tile {
+            bytes: self.ring.tiles,
+            start,
+        }
+    }
+
+    /// Gives the tile back and fetches another into its place.
+    #[tile_fn]
+    pub fn give_back(&mut self) {
+        warp_barrier();
+        let slot = self.slot;
+        self.fetch(slot);
+        self.slot += 1;
+        if self.slot == self.slots {
+            self.slot = u32(0);
+            self.parity = self.parity ^ 1;
+        }
+    }
+}
+
+/// Sums of a block's warps over their tiles, added in the order of the warps.
+#[derive(Clone, Copy)]
+pub struct Partials {
+    /// [parts, warps, tokens, stride]
+    sums: Shared<f32>,
+    width: usize,
+    warps: usize,
+}
+
+/// Rows of a token, padded so that the lanes of a matrix instruction's sums fall into different banks.
+const STRIDE: usize = TILE_ROWS + 4;
+
+impl Partials {
+    /// Room for the sums of `parts` groups of rows.
+    #[tile_fn]
+    pub fn new(parts: usize, tiling: Tiling) -> Self {
+        let width = tiling.columns * target().fragments.columns();
+        let partial_sums = Shared::<f32>::new(parts * tiling.warps * width * STRIDE);
+        Self {
+            sums: partial_sums,
+            width,
+            warps: tiling.warps,
+        }
+    }
+
+    /// Stores this warp's sums, [2 halves, column tiles], of group `part`.
+    #[tile_fn]
+    pub fn store(&self, sums: Products<f32>, part: Val<u32>) {
+        let layout = target().fragments;
+        let count = sums.count / 2;
+        for half in unrolled(0..2) {
+            for column_tile in unrolled(0..count) {
+                let first = (part * self.warps + warp_index()) * self.width + column_tile * layout.columns();
+                sums.at(half * count + column_tile).each(|element, sum| {
+                    self.sums[(first + element.column) * STRIDE + half * 16 + element.row] = sum;
+                });
+            }
+        }
+    }
+
+    /// The sum of this lane's row of group `part` for a token.
+    #[tile_fn]
+    pub fn sum(&self, part: usize, token: Val<u32>) -> Val<f32> {
+        let mut sum = f32(0.0);
+        for warp in unrolled(0..self.warps) {
+            let place = ((warp + part * self.warps) * self.width + token) * STRIDE + lane_index();
+            sum += self.sums[place];
+        }
+        sum
+    }
+}
