@@ -16,6 +16,7 @@ mod matmul;
 mod norm;
 mod outcome;
 mod packed;
+mod prepare;
 mod quantise;
 mod residual;
 mod rope;
@@ -125,6 +126,7 @@ pub fn all() -> Vec<Case> {
         linear::cases(),
         candidates::cases(),
         packed::cases(),
+        prepare::cases(),
         matmul::cases(),
         attention::cases(),
         attend::cases(),

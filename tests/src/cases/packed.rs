@@ -84,6 +84,22 @@ impl PackedActivations {
         all
     }
 
+    /// Quants, scales and scaled sums of rows, in the order of their values.
+    pub fn flat(rows: &[Activations]) -> (Vec<i8>, Vec<f32>, Vec<f32>) {
+        let sums = |row: &Activations| -> Vec<f32> {
+            row.scales
+                .iter()
+                .zip(&row.sums)
+                .map(|(scale, &sum)| scale * sum as f32)
+                .collect()
+        };
+        (
+            rows.iter().flat_map(|row| row.quants.clone()).collect(),
+            rows.iter().flat_map(|row| row.scales.clone()).collect(),
+            rows.iter().flat_map(sums).collect(),
+        )
+    }
+
     /// The launch arguments.
     pub fn inputs(&self, trial: &Trial<'_>) -> Result<[Argument; 3], CaseError> {
         Ok([

@@ -193,6 +193,16 @@ pub fn int8_rounding(scale: f32) -> f64 {
     f64::from(scale) * (0.5 + 128.0 * UNIT_F32)
 }
 
+/// Distance of scale times int8, rounded to f32, from a `value` that was known within `bound` when it became int8.
+pub fn int8_of(bound: f64, scale: f32, value: f64) -> f64 {
+    bound + int8_rounding(scale) + UNIT_F32 * (value.abs() + bound + int8_rounding(scale))
+}
+
+/// An int8 scale, a 127th of the largest of values that are known within `bound`: the quotient rounds.
+pub fn int8_scale(bound: f64, largest: f64) -> f64 {
+    (bound + UNIT_F32 * (largest + bound)) / 127.0
+}
+
 /// How far a row product with int8 activations is from the one with the original activations, at most: each weight times
 /// its activation's [`int8_rounding`]. `scales` has one entry for every 32 weights.
 pub fn int8_activations(weights: &[f64], scales: &[f32]) -> f64 {

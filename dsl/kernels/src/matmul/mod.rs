@@ -5,6 +5,7 @@ pub mod codec;
 pub mod floats;
 pub mod linear;
 pub mod packed;
+pub mod prepare;
 pub mod q4_0;
 pub mod q4_k;
 pub mod q5_0;
