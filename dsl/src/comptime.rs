@@ -16,6 +16,7 @@ pub struct KernelDef {
     pub(crate) at: Location,
     pub(crate) settings: Vec<Setting>,
     pub(crate) threads: usize,
+    pub(crate) blocks: usize,
     pub(crate) body: Rc<dyn Fn()>,
 }
 
@@ -33,7 +34,7 @@ impl KernelDef {
         doc: &'static [&'static str],
         at: Location,
         settings: Vec<Setting>,
-        threads: usize,
+        [threads, blocks]: [usize; 2],
         body: Rc<dyn Fn()>,
     ) -> Self {
         Self {
@@ -42,6 +43,7 @@ impl KernelDef {
             at,
             settings,
             threads,
+            blocks,
             body,
         }
     }

@@ -155,6 +155,7 @@ pub(crate) mod testing {
             settings: Vec::new(),
             target: Target::named(target).expect("a target of the table").clone(),
             threads: 64,
+            blocks: 0,
             parameters: parameters
                 .iter()
                 .map(|(name, scalar)| Parameter {

@@ -420,10 +420,8 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     let mut printer = Printer::new(file, &kernel.body, Owner::Kernel(kernel));
     let at = Some(kernel.at);
     let mut head = Output::default();
-    head.line(
-        format!("extern \"C\" __global__ void __launch_bounds__({})", kernel.threads),
-        at,
-    );
+    let bounds = printer.file.language.launch_bounds(kernel.threads, kernel.blocks);
+    head.line(format!("extern \"C\" __global__ void {bounds}"), at);
     let open = format!("{}(", kernel.symbol);
     let waits = kernel.target.dependent_launch && waits_for_prerequisites(&kernel.body.block);
     let mut rows = Vec::new();

@@ -312,6 +312,7 @@ pub fn kernel(
         settings: vec![setting("threads", &threads.to_string(), false)],
         target: Target::named(target).unwrap().clone(),
         threads,
+        blocks: 0,
         parameters,
         constants: Vec::new(),
         functions: Vec::new(),

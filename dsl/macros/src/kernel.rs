@@ -2,8 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::parse::Parser;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Expr, GenericParam, ItemFn, MetaNameValue, ReturnType, Type};
+use syn::{Expr, GenericParam, ItemFn, MetaNameValue, ReturnType, Token, Type};
 
 use crate::body::{self, Context};
 use crate::parameters::{self, Errors};
@@ -11,25 +13,36 @@ use crate::parameters::{self, Errors};
 /// Scalar types that are passed by value at launch.
 const SCALARS: &[&str] = &["u32", "i32", "u64", "f32"];
 
-fn threads(arguments: TokenStream) -> syn::Result<Expr> {
+/// Threads of a block, and how many blocks shall fit beside each other.
+fn launch_bounds(arguments: TokenStream) -> syn::Result<(Expr, Expr)> {
     let help = "a kernel says how many threads a block has: #[kernel(threads = 256)], or an expression over its comptime parameters";
     if arguments.is_empty() {
         return Err(syn::Error::new(proc_macro2::Span::call_site(), help));
     }
-    let argument: MetaNameValue = syn::parse2(arguments)?;
-    if argument.path.is_ident("threads") {
-        Ok(argument.value)
-    } else {
-        Err(syn::Error::new_spanned(&argument.path, help))
+    let arguments = Punctuated::<MetaNameValue, Token![,]>::parse_terminated.parse2(arguments)?;
+    let mut threads = None;
+    let mut blocks = syn::parse_quote!(0);
+    for argument in arguments {
+        if argument.path.is_ident("threads") {
+            threads = Some(argument.value);
+        } else if argument.path.is_ident("blocks") {
+            blocks = argument.value;
+        } else {
+            return Err(syn::Error::new_spanned(&argument.path, help));
+        }
+    }
+    match threads {
+        Some(threads) => Ok((threads, blocks)),
+        None => Err(syn::Error::new(proc_macro2::Span::call_site(), help)),
     }
 }
 
 pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
     let mut function: ItemFn = syn::parse2(item)?;
     let mut errors = Errors::default();
-    let threads = threads(arguments).unwrap_or_else(|error| {
+    let (threads, blocks) = launch_bounds(arguments).unwrap_or_else(|error| {
         errors.push(error);
-        syn::parse_quote!(0)
+        (syn::parse_quote!(0), syn::parse_quote!(0))
     });
     parameters::check_signature(&function.sig, "kernel", &mut errors);
     if let Some(receiver) = function.sig.receiver() {
@@ -132,12 +145,13 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStr
             let mut settings = ::std::vec::Vec::new();
             #(#settings)*
             let block_threads: usize = #threads;
+            let blocks_beside: usize = #blocks;
             ::tilekiln_dsl::comptime::KernelDef::new(
                 #family,
                 &[#(#doc),*],
                 #location,
                 settings,
-                block_threads,
+                [block_threads, blocks_beside],
                 ::std::rc::Rc::new(move || {
                     #(let #copies = ::std::clone::Clone::clone(&#captured);)*
                     #(#declare)*

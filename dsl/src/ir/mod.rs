@@ -125,6 +125,9 @@ pub struct Kernel {
     pub target: Target,
     /// Threads in a block (x only).
     pub threads: usize,
+    /// Blocks that should fit beside each other on a multiprocessor: a compiler that can keeps registers below that. 0 leaves
+    /// it to the compiler.
+    pub blocks: usize,
     /// Run-time parameters, in launch order.
     pub parameters: Vec<Parameter>,
     /// Named comptime constants that the body mentions.

@@ -218,6 +218,7 @@ pub(crate) fn record(def: &KernelDef, target: &Target) -> Result<Kernel, Rejecte
         settings: def.settings.clone(),
         target: target.clone(),
         threads: def.threads,
+        blocks: def.blocks,
         parameters: recorder.parameters,
         constants: recorder.constants,
         functions: recorder.functions,

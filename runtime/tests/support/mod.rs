@@ -311,6 +311,7 @@ pub fn kernel_for(
         settings: Vec::new(),
         target: target.clone(),
         threads,
+        blocks: 0,
         parameters,
         constants: Vec::new(),
         functions: Vec::new(),

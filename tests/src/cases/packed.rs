@@ -49,11 +49,22 @@ fn settings(format: BlockFormat, [warps, slots, columns]: Division) -> [String; 
     ]
 }
 
+/// An f32 as three bf16, by cutting off: their sum is the number.
+pub(super) fn split(value: f32) -> [u16; 3] {
+    let mut rest = value;
+    [0; 3].map(|_| {
+        let part = rest.to_bits() & 0xffff_0000;
+        rest -= f32::from_bits(part);
+        (part >> 16) as u16
+    })
+}
+
 /// Activations as products with packed weights take them: words, scales, and scaled sums.
 pub(super) struct PackedActivations {
     pub words: Vec<u8>,
     pub scales: Vec<f32>,
-    pub sums: Vec<f32>,
+    /// Three bf16 of which a sum is the sum, beside those of the other sub-block of two: `[tiles, stride, 4, 4, 2]`.
+    pub sums: Vec<u16>,
     pub stride: usize,
 }
 
@@ -66,7 +77,7 @@ impl PackedActivations {
         let mut all = Self {
             words: vec![0; tiles * stride * TILE_COLS],
             scales: vec![0.0; tiles * stride * SUB_BLOCKS],
-            sums: vec![0.0; tiles * stride * SUB_BLOCKS],
+            sums: vec![0; tiles * stride * SUB_BLOCKS * 4],
             stride,
         };
         for (token, row) in rows.iter().enumerate() {
@@ -76,9 +87,11 @@ impl PackedActivations {
                 all.words[place] = quant as u8;
             }
             for (index, (&scale, &sum)) in row.scales.iter().zip(&row.sums).enumerate() {
-                let place = (index / SUB_BLOCKS * stride + token) * SUB_BLOCKS + index % SUB_BLOCKS;
-                all.scales[place] = scale;
-                all.sums[place] = scale * sum as f32;
+                let (tile, sub_block) = (index / SUB_BLOCKS * stride + token, index % SUB_BLOCKS);
+                all.scales[tile * SUB_BLOCKS + sub_block] = scale;
+                for (term, part) in split(scale * sum as f32).into_iter().enumerate() {
+                    all.sums[((tile * 4 + sub_block / 2) * 4 + term) * 2 + sub_block % 2] = part;
+                }
             }
         }
         all
@@ -112,14 +125,13 @@ impl PackedActivations {
 
 /// Bounds for a product of that many columns: a warp adds the runs of its tiles, then the warps are added.
 pub(super) fn bounds(sums: &[Sum], format: BlockFormat, cols: usize, warps: usize) -> Vec<f64> {
-    let per_sub_block = match format {
-        // two scales, or a scale and a minimum
-        BlockFormat::Q6_K | BlockFormat::Q4_K | BlockFormat::Q5_K => 2,
-        _ => 1,
-    };
-    let additions = tiles_across(cols).div_ceil(warps) * SUB_BLOCKS * per_sub_block + warps;
+    let scales = if format == BlockFormat::Q6_K { 2 } else { 1 };
+    let has_minima = matches!(format, BlockFormat::Q4_K | BlockFormat::Q5_K);
+    let tiles = tiles_across(cols).div_ceil(warps);
+    let additions = tiles * SUB_BLOCKS * scales + warps;
+    let minima = if has_minima { tiles } else { 0 };
     sums.iter()
-        .map(|sum| tolerance::int8_dot(additions, sum.magnitude))
+        .map(|sum| tolerance::packed_dot(additions, minima, sum.magnitude))
         .collect()
 }
 

@@ -8,7 +8,7 @@ use tilekiln_kernels::matmul::packed::product::token_stride;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, SUB_BLOCKS, TILE_COLS, tiles_across};
 use tilekiln_runtime::device::Argument;
 
-use super::packed::PackedActivations;
+use super::packed::{PackedActivations, split};
 use super::trial::{for_each, number};
 use super::weights::bits;
 use super::{Case, CaseError, Extent, Trial};
@@ -68,7 +68,7 @@ struct Results {
     normed: Vec<f32>,
     quants: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<f32>,
+    sums: Vec<[u16; 4]>,
 }
 
 fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>) -> Result<Results, CaseError> {
@@ -80,7 +80,7 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
     let normed = trial.output::<f32>(rows * cols)?;
     let words = trial.output::<u8>(tiles * stride * TILE_COLS)?;
     let scales = trial.output::<f32>(tiles * stride * SUB_BLOCKS)?;
-    let sums = trial.output::<f32>(tiles * stride * SUB_BLOCKS)?;
+    let sums = trial.output::<u16>(tiles * stride * SUB_BLOCKS * 4)?;
     let mut arguments = vec![x.argument()];
     if matches!(kind, Kind::Residual | Kind::ResidualNorm { .. }) {
         arguments.push(trial.input(&of(&inputs.branch))?);
@@ -129,10 +129,13 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
                 (true, 0) => {
                     results.quants.push(quant as i8);
                     results.scales.push(scales[group]);
-                    results.sums.push(sums[group]);
+                    results.sums.push(of_group(&sums, group));
                 }
                 (true, _) => results.quants.push(quant as i8),
-                (false, _) => padding.extend([u32::from(quant), scales[group].to_bits(), sums[group].to_bits()]),
+                (false, _) => {
+                    padding.extend([u32::from(quant), scales[group].to_bits()]);
+                    padding.extend(of_group(&sums, group).map(u32::from));
+                }
             }
         }
     }
@@ -140,6 +143,18 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
         trial.equal("zeros past the last column", &padding, &vec![0; padding.len()]);
     }
     Ok(results)
+}
+
+/// The terms of a sub-block's sum, and nothing.
+fn of_group(sums: &[u16], group: usize) -> [u16; 4] {
+    let (tile, sub_block) = (group / SUB_BLOCKS, group % SUB_BLOCKS);
+    std::array::from_fn(|term| sums[((tile * 4 + sub_block / 2) * 4 + term) * 2 + sub_block % 2])
+}
+
+/// The terms that a sum must have.
+fn terms(sum: f32) -> [u16; 4] {
+    let [first, second, third] = split(sum);
+    [first, second, third, 0]
 }
 
 fn check(trial: &mut Trial<'_>, kind: Kind, threads: usize, chunks: usize) -> Result<(), CaseError> {
@@ -221,10 +236,11 @@ fn check_int8(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, got: &Results,
     };
     if let Some(values) = exact {
         let rows: Vec<Activations> = values.chunks_exact(cols).map(Activations::quantise).collect();
-        let want = PackedActivations::flat(&rows);
-        trial.equal("quants", &got.quants, &want.0);
-        trial.equal("bits of scales", &bits(&got.scales), &bits(&want.1));
-        trial.equal("bits of sums", &bits(&got.sums), &bits(&want.2));
+        let (quants, scales, sums) = PackedActivations::flat(&rows);
+        trial.equal("quants", &got.quants, &quants);
+        trial.equal("bits of scales", &bits(&got.scales), &bits(&scales));
+        let sums: Vec<[u16; 4]> = sums.into_iter().map(terms).collect();
+        trial.equal("terms of sums", &got.sums, &sums);
         return;
     }
     let w = if kind == Kind::Norm { &inputs.w } else { &inputs.next_w };
@@ -255,11 +271,11 @@ fn check_int8(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, got: &Results,
         .map(|&highest| tolerance::int8_scale(tolerance::rms_norm(additions, highest), highest))
         .collect();
     trial.within(&got.scales, &want, &bounds);
-    let sums: Vec<f32> = got
+    let sums: Vec<[u16; 4]> = got
         .quants
         .chunks_exact(SUB_BLOCK)
         .zip(&got.scales)
-        .map(|(group, scale)| scale * group.iter().map(|&quant| f32::from(quant)).sum::<f32>())
+        .map(|(group, scale)| terms(scale * group.iter().map(|&quant| f32::from(quant)).sum::<f32>()))
         .collect();
-    trial.equal("bits of sums", &bits(&got.sums), &bits(&sums));
+    trial.equal("terms of sums", &got.sums, &sums);
 }

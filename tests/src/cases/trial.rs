@@ -35,6 +35,9 @@ impl Word for bf16 {
 impl Word for u32 {
     const POISON: Self = 0x7fc0_dead;
 }
+impl Word for u16 {
+    const POISON: Self = 0x7fc5;
+}
 impl Word for u8 {
     const POISON: Self = 0xa5;
 }

@@ -223,6 +223,20 @@ pub fn int8_dot(additions: usize, magnitude: f64) -> f64 {
     gamma(additions + 5, UNIT_F32) * magnitude
 }
 
+/// Row product of packed weights and int8 activations: as [`int8_dot`], with minima by matrix units, `minima` tiles of
+/// them one after the other.
+///
+/// The minima of a tile are a product of 32 terms, exact ones (a minimum has 6 bits, an activation's sum comes in bf16):
+/// two steps of a matrix unit, see [`dot_f16_inputs`]. A sum of activations was rounded before, its step with the sum after.
+pub fn packed_dot(additions: usize, minima: usize, magnitude: f64) -> f64 {
+    let of_minima = if minima == 0 {
+        0.0
+    } else {
+        gamma(matrix_roundings(32), UNIT_TRUNCATED_F32) + gamma(minima + 1, UNIT_F32)
+    };
+    int8_dot(additions, magnitude) + of_minima * magnitude
+}
+
 /// What adds up products in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accumulation {

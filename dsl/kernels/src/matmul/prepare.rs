@@ -6,6 +6,7 @@ use tilekiln_dsl::prelude::*;
 
 use super::packed::layout::{Quads, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
 use super::packed::product::token_stride;
+use super::packed::tile::store_sum;
 use super::quantise::quantise_four;
 use crate::registry::prelude::*;
 
@@ -16,8 +17,8 @@ pub struct PreparedRows {
     pub words: Out<u32>,
     /// [tiles, stride, 8]: d = max|x| / 127 over 32 values.
     pub scales: Out<f32>,
-    /// [tiles, stride, 8]: d times the sum of the 32 int8.
-    pub sums: Out<f32>,
+    /// [tiles, stride, 4, 4]: d times the sum of the 32 int8, in three bf16 of which it is the sum.
+    pub sums: Out<u16>,
     /// Rows for which there is memory.
     pub stride: Val<u32>,
 }
@@ -35,9 +36,9 @@ impl PreparedRows {
             let place = chunk / tile_words * self.stride + row;
             self.words[place * tile_words + stored_word(chunk % tile_words, Quads::here(1))] = word;
             if chunk % 8 == 0 {
-                let group = place * SUB_BLOCKS + chunk % tile_words / 8;
-                self.scales[group] = scale;
-                self.sums[group] = scale * count.to::<f32>();
+                let sub_block = chunk % tile_words / 8;
+                self.scales[place * SUB_BLOCKS + sub_block] = scale;
+                store_sum(self.sums, place * SUB_BLOCKS * 4, sub_block, scale * count.to::<f32>());
             }
         }
     }
@@ -158,7 +159,7 @@ pub fn prepare_rows(
     #[shape(rows, cols)] x: In<f32>,
     #[shape(tiles, stride, 64)] words: Out<u32>,
     #[shape(tiles, stride, 8)] scales: Out<f32>,
-    #[shape(tiles, stride, 8)] sums: Out<f32>,
+    #[shape(tiles, stride, 4, 4, 2)] sums: Out<u16>,
     cols: u32,
     stride: u32,
     #[comptime] threads: usize,
@@ -185,7 +186,7 @@ pub fn prepare_norm(
     #[shape(cols)] w: In<f32>,
     #[shape(tiles, stride, 64)] words: Out<u32>,
     #[shape(tiles, stride, 8)] scales: Out<f32>,
-    #[shape(tiles, stride, 8)] sums: Out<f32>,
+    #[shape(tiles, stride, 4, 4, 2)] sums: Out<u16>,
     cols: u32,
     stride: u32,
     eps: f32,
@@ -217,7 +218,7 @@ pub fn prepare_residual(
     #[shape(cols)] w: In<f32>,
     #[shape(tiles, stride, 64)] words: Out<u32>,
     #[shape(tiles, stride, 8)] scales: Out<f32>,
-    #[shape(tiles, stride, 8)] sums: Out<f32>,
+    #[shape(tiles, stride, 4, 4, 2)] sums: Out<u16>,
     cols: u32,
     stride: u32,
     eps: f32,
@@ -254,7 +255,7 @@ pub fn prepare_residual_norm(
     #[shape(rows, cols)] normed: Out<f32>,
     #[shape(tiles, stride, 64)] words: Out<u32>,
     #[shape(tiles, stride, 8)] scales: Out<f32>,
-    #[shape(tiles, stride, 8)] sums: Out<f32>,
+    #[shape(tiles, stride, 4, 4, 2)] sums: Out<u16>,
     cols: u32,
     stride: u32,
     eps: f32,
@@ -314,7 +315,7 @@ fn shape(settings: &Settings, random: &mut Random) -> Result<([usize; 3], Vec<Ar
     let (rows, cols) = (random.size(1, 5), 32 * random.size(1, most));
     let stride = token_stride(rows);
     let groups = tiles_across(cols) * stride;
-    let outputs = [groups * TILE_COLS, groups * SUB_BLOCKS * 4, groups * SUB_BLOCKS * 4].map(Argument::output);
+    let outputs = [groups * TILE_COLS, groups * SUB_BLOCKS * 4, groups * SUB_BLOCKS * 8].map(Argument::output);
     Ok(([rows, cols, stride], outputs.to_vec()))
 }
 

@@ -87,12 +87,13 @@ pub fn worth_of_six_bits(tile: &Tile, offset: Val<u32>, #[comptime] multiples: [
     let mut worth = Worth {
         scales: Vec::new(),
         minima: Vec::new(),
+        minimum_step: Some(d_minimum),
     };
     for (scales, minima) in [(low, low_minima), (high, high_minima)] {
         for index in 0..4 {
             let step = if index % 2 == 0 { even } else { odd };
             worth.scales.push(step * byte_of(scales, index));
-            worth.minima.push(d_minimum * byte_of(minima, index));
+            worth.minima.push(byte_of(minima, index));
         }
     }
     worth

@@ -119,6 +119,7 @@ impl PackedFormat for Q6K {
         Worth {
             scales,
             minima: Vec::new(),
+            minimum_step: None,
         }
     }
 

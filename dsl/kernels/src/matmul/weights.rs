@@ -6,7 +6,7 @@ use tilekiln_dsl::target::FragmentLayout;
 use super::codec::{BlockCodec, WeightCodec};
 use super::packed::pack::Packer;
 use super::packed::stream::Tiling;
-use super::packed::{Packed, PackedFormat, groups_down, product, tiles_across};
+use super::packed::{Packed, PackedFormat, gated, groups_down, product, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
 use crate::registry::prelude::*;
@@ -39,6 +39,12 @@ pub struct Packing {
     pub packer: fn(FragmentLayout) -> Packer,
     /// [`packed_product`](product::packed_product) of a tiling.
     pub product: fn(Tiling) -> KernelDef,
+    /// [`packed_pair`](product::packed_pair) with a second matrix in Q6_K.
+    pub pair: fn(Tiling) -> KernelDef,
+    /// [`packed_gated`](gated::packed_gated) of a tiling.
+    pub gated: fn(Tiling) -> KernelDef,
+    /// [`packed_gate`](gated::packed_gate) of a tiling.
+    pub gate: fn(Tiling) -> KernelDef,
 }
 
 /// Every weight format: a new one is a line here.
@@ -85,6 +91,9 @@ impl Weight {
                 bytes: bytes_packed::<Format>,
                 packer: Packer::new::<Format>,
                 product: product::packed_product::<Format>,
+                pair: product::packed_pair::<Format, q6_k::Q6K>,
+                gated: gated::packed_gated::<Format>,
+                gate: gated::packed_gate::<Format>,
             }),
             ..Self::floats::<Format>()
         }

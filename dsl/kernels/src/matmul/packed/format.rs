@@ -61,13 +61,16 @@ impl Tile {
     }
 }
 
-/// What the values of a row of a tile are worth: value i of sub-block s is `scales[s] * code - minima[s]`.
+/// What the values of a row of a tile are worth: a value of sub-block s is `scales[s]` times the operand's integer, minus
+/// `minimum_step * minima[s]`.
 #[derive(Clone)]
 pub struct Worth {
     /// [`PackedFormat::SCALES`] for each sub-block.
     pub scales: Vec<Val<f32>>,
-    /// One for each sub-block, in formats that have them.
+    /// Whole numbers below 64, one for each sub-block, in formats that have them.
     pub minima: Vec<Val<f32>>,
+    /// What a minimum counts.
+    pub minimum_step: Option<Val<f32>>,
 }
 
 /// A packed matrix of a format.
@@ -142,6 +145,7 @@ pub fn worth_of_halves(tile: &Tile, offset: Val<u32>, #[comptime] multiple: f32)
     Worth {
         scales,
         minima: Vec::new(),
+        minimum_step: None,
     }
 }
 

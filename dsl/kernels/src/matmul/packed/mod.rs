@@ -10,6 +10,7 @@
 //! [`stream`] brings tiles and adds up what warps have; products are made of these.
 
 pub mod format;
+pub mod gated;
 pub mod layout;
 pub mod pack;
 pub mod product;

@@ -14,13 +14,37 @@ pub struct Tiling {
     pub slots: usize,
     /// Column tiles: matrix instructions side by side, each for 8 or 16 tokens.
     pub columns: usize,
+    /// Blocks that should fit beside each other on a multiprocessor, so that the next launch fills its rings while this one
+    /// works; 0 leaves it to the compiler.
+    pub blocks: usize,
+}
+
+/// A packed matrix to stream.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// [groups, tiles, tile_bytes]
+    pub weights: In<u8>,
+    /// Groups of rows.
+    pub groups: Val<u32>,
+    tile_bytes: usize,
+}
+
+impl Source {
+    /// A matrix of a format.
+    pub fn of<Format: PackedFormat>(weights: In<u8>, groups: Val<u32>) -> Self {
+        Self {
+            weights,
+            groups,
+            tile_bytes: Format::SECTIONS.bytes(),
+        }
+    }
 }
 
 /// This warp's tiles on their way: groups of rows in turns with the other blocks, tiles in turns with the other warps.
 pub struct Stream {
     ring: CopyRing,
-    weights: In<u8>,
-    tile_bytes: usize,
+    /// Matrices whose groups follow each other.
+    sources: Vec<Source>,
     warps: usize,
     /// Groups that a block takes one after the other.
     together: usize,
@@ -36,23 +60,23 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts the first copies. The matrix has `groups` groups of `tiles` tiles; a block takes `together` groups at once.
+    /// Starts the first copies. The matrices have `tiles` tiles in a group; a block takes `together` groups at once.
     #[tile_fn]
-    pub fn start<Format: PackedFormat>(
-        weights: In<u8>,
-        groups: Val<u32>,
-        tiles: Val<u32>,
-        together: usize,
-        tiling: Tiling,
-    ) -> Self {
-        let tile_bytes = Format::SECTIONS.bytes();
-        let ring = CopyRing::new(tiling.warps, tiling.slots, tile_bytes);
+    pub fn start(sources: &[Source], tiles: Val<u32>, together: usize, tiling: Tiling) -> Self {
+        let mut largest = 0;
+        let mut groups = sources[0].groups;
+        for index in 0..sources.len() {
+            largest = largest.max(sources[index].tile_bytes);
+            if index > 0 {
+                groups = groups + sources[index].groups;
+            }
+        }
+        let ring = CopyRing::new(tiling.warps, tiling.slots, largest);
         /// a warp without tiles fetches nothing
         let first_group = select(warp_index() < tiles, block_index() * together, groups);
         let mut stream = Self {
             ring,
-            weights,
-            tile_bytes,
+            sources: sources.to_vec(),
             warps: tiling.warps,
             together,
             groups,
@@ -73,16 +97,23 @@ impl Stream {
     #[tile_fn]
     fn fetch(&mut self, slot: Val<u32>) {
         if self.next_group < self.groups {
-            let tile = self.next_group * self.tiles + self.next_tile;
-            self.ring
-                .fetch(slot, self.weights, tile * self.tile_bytes, self.tile_bytes);
+            if self.sources.len() == 1 {
+                self.copy(slot, self.sources[0], self.next_group);
+            } else {
+                let first = self.sources[0];
+                if self.next_group < first.groups {
+                    self.copy(slot, first, self.next_group);
+                } else {
+                    self.copy(slot, self.sources[1], self.next_group - first.groups);
+                }
+            }
             self.next_tile += self.warps;
             if self.next_tile >= self.tiles {
                 self.next_tile = warp_index();
-                self.next_group += 1;
                 if self.together == 1 {
-                    self.next_group += grid_size() - 1;
+                    self.next_group += grid_size();
                 } else {
+                    self.next_group += 1;
                     /// past the last group of the unit: on to this block's next unit
                     if self.next_group % self.together == 0 {
                         self.next_group += (grid_size() - 1) * self.together;
@@ -92,6 +123,13 @@ impl Stream {
         } else {
             self.ring.skip();
         }
+    }
+
+    #[tile_fn]
+    fn copy(&self, slot: Val<u32>, source: Source, group: Val<u32>) {
+        let tile = group * self.tiles + self.next_tile;
+        self.ring
+            .fetch(slot, source.weights, tile * source.tile_bytes, source.tile_bytes);
     }
 
     /// Waits for the oldest tile under way.

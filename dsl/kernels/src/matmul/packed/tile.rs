@@ -19,8 +19,9 @@ pub struct Columns {
     pub words: In<u32>,
     /// [tiles, stride, 8]: what one is worth, for each sub-block.
     pub scales: In<f32>,
-    /// [tiles, stride, 8]: the sum of a sub-block, times its scale.
-    pub sums: In<f32>,
+    /// [tiles, stride, 4, 4]: for each two sub-blocks their sums times their scales, as [`split_sum`] splits them: a word
+    /// with the first terms of both, then the second and third ones, then nothing.
+    pub sums: In<u32>,
     /// The token of column 0.
     pub first_token: Val<u32>,
     /// Tokens for which there is memory: all columns of all column tiles.
@@ -38,8 +39,35 @@ struct FourSubBlocks {
     words: Registers<u32>,
     /// [columns of this lane, 4]
     scales: Registers<f32>,
-    /// [columns of this lane, 4]
-    sums: Registers<f32>,
+}
+
+/// An f32 as the sum of three bf16, exactly: the first and second are its leading bits, each in the upper half of a word.
+#[tile_fn]
+pub fn split_sum(value: Val<f32>) -> [Val<u32>; 3] {
+    let upper = u32(0xffff_0000u32);
+    let first = value.bitcast::<u32>() & upper;
+    let rest = value - first.bitcast::<f32>();
+    let second = rest.bitcast::<u32>() & upper;
+    let third = (rest - second.bitcast::<f32>()).bitcast::<u32>() & upper;
+    [first, second, third]
+}
+
+/// Stores a sub-block's sum of activations times their scale, as [`Columns::sums`] has it; place `first` is where those of
+/// the tile start, in halves of words.
+#[tile_fn]
+pub fn store_sum(memory: Out<u16>, first: Val<u32>, sub_block: Val<u32>, sum: Val<f32>) {
+    let terms = split_sum(sum);
+    let place = first + sub_block / 2 * 8 + sub_block % 2;
+    for term in 0..3 {
+        memory[place + term * 2] = terms[term] >> 16;
+    }
+    memory[place + 6] = u32(0);
+}
+
+/// Two bf16 in a word, each from the upper half of a word.
+#[tile_fn]
+pub fn pair_of(first: Val<u32>, second: Val<u32>) -> Val<u32> {
+    first >> 16 | (second & 0xffff_0000u32)
 }
 
 impl Columns {
@@ -58,9 +86,27 @@ impl Columns {
         (first_word, first_scale)
     }
 
+    /// Right operands of the sums of one column tile: the first two terms, and the third.
+    #[tile_fn]
+    fn load_sums(&self, column_tile: Val<u32>, tile: Val<u32>) -> [ColumnOperand<bf16>; 2] {
+        let quads = Quads::here(2);
+        let token = self.first_token + column_tile * target().fragments.columns() + operand_column();
+        let first = (tile * self.stride + token) * 16;
+        let operands = [ColumnOperand::<bf16>::undefined(), ColumnOperand::<bf16>::undefined()];
+        for pair in 0..4 / quads.parts() {
+            let terms = self.sums.load_as::<Pack<u32, 4>>(first + (operand_part() + pair) * 4);
+            for term in 0..2 {
+                let word = term * 4 / quads.parts() + pair;
+                operands[0].set(word, terms.component(term));
+                operands[1].set(word, terms.component(term + 2));
+            }
+        }
+        operands
+    }
+
     /// Sub-blocks `4 * quarter..` of one column tile.
     #[tile_fn]
-    fn load<Format: PackedFormat>(
+    fn load(
         &self,
         column_tile: Val<u32>,
         (first_word, first_scale): (Val<u64>, Val<u64>),
@@ -79,25 +125,14 @@ impl Columns {
         }
         let lane_columns = Products::<i32>::lane_columns();
         let scales = Registers::<f32>::undefined_2d(lane_columns, 4);
-        let sums = if Format::HAS_MINIMA {
-            Registers::<f32>::undefined_2d(lane_columns, 4)
-        } else {
-            scales
-        };
         for column in unrolled(0..lane_columns) {
             let place = (first_column + column) * SUB_BLOCKS + quarter * 4;
             let four = self.scales.load_as::<Pack<f32, 4>>(first_scale + place.to::<u64>());
             for sub_block in 0..4 {
                 scales[(column, sub_block)] = four.component(sub_block);
             }
-            if Format::HAS_MINIMA {
-                let four = self.sums.load_as::<Pack<f32, 4>>(first_scale + place.to::<u64>());
-                for sub_block in 0..4 {
-                    sums[(column, sub_block)] = four.component(sub_block);
-                }
-            }
         }
-        FourSubBlocks { words, scales, sums }
+        FourSubBlocks { words, scales }
     }
 }
 
@@ -106,45 +141,51 @@ impl Columns {
 pub struct RowWorth {
     /// [warps, 32 rows, stride]
     values: Shared<f32>,
+    stride: usize,
 }
 
 impl RowWorth {
-    /// Scales and minima of a row, padded so that eight rows fall into different banks.
-    fn stride<Format: PackedFormat>() -> usize {
+    /// Floats of a row: scales and minima, padded so that eight rows fall into different banks.
+    pub const fn stride<Format: PackedFormat>() -> usize {
         let minima = if Format::HAS_MINIMA { SUB_BLOCKS } else { 0 };
         Format::SCALES * SUB_BLOCKS + minima + 4
     }
 
-    /// Room for all warps.
+    /// Room for the rows of all warps' tiles, of formats that need at most `stride` floats a row.
     #[tile_fn]
-    pub fn new<Format: PackedFormat>(warps: usize) -> Self {
-        let worth = Shared::<f32>::new(warps * TILE_ROWS * Self::stride::<Format>());
-        Self { values: worth }
+    pub fn new(warps: usize, stride: usize) -> Self {
+        let worth = Shared::<f32>::new(warps * TILE_ROWS * stride);
+        Self { values: worth, stride }
     }
 
     /// The place of a row of this warp's tile.
     #[tile_fn]
-    fn row<Format: PackedFormat>(&self, row: Val<u32>) -> Val<u32> {
-        (warp_index() * TILE_ROWS + row) * Self::stride::<Format>()
+    fn row(&self, row: Val<u32>) -> Val<u32> {
+        (warp_index() * TILE_ROWS + row) * self.stride
     }
 
     /// Each lane works out one row.
     #[tile_fn]
     pub fn fill<Format: PackedFormat>(&self, tile: &Tile) {
-        let row = self.row::<Format>(lane_index());
+        let row = self.row(lane_index());
         let worth = Format::worth(tile, lane_index());
-        let mut values = worth.scales;
-        for minimum in worth.minima {
-            values.push(-minimum);
-        }
-        for four in 0..values.len() / 4 {
+        for four in 0..worth.scales.len() / 4 {
             let pack = Val::<Pack<f32, 4>>::pack([
-                values[4 * four],
-                values[4 * four + 1],
-                values[4 * four + 2],
-                values[4 * four + 3],
+                worth.scales[4 * four],
+                worth.scales[4 * four + 1],
+                worth.scales[4 * four + 2],
+                worth.scales[4 * four + 3],
             ]);
             self.values.store_as::<Pack<f32, 4>>(row + 4 * four, pack);
+        }
+        if let Some(step) = worth.minimum_step {
+            let pair = |index: usize| {
+                let bits = |index: usize| worth.minima[index].bitcast::<u32>();
+                pair_of(bits(2 * index), bits(2 * index + 1))
+            };
+            let pack = Val::<Pack<u32, 4>>::pack([pair(0), pair(1), pair(2), pair(3)]);
+            self.values.store_as::<Pack<u32, 4>>(row + worth.scales.len(), pack);
+            self.values[row + (worth.scales.len() + 4)] = -step;
         }
         warp_barrier();
     }
@@ -156,8 +197,6 @@ struct FourScales {
     scales: Registers<f32>,
     /// What [`FLOAT_START`] times the scale puts into a sum that should not be there.
     starts: Registers<f32>,
-    /// [rows of this lane, 4], negative
-    minima: Registers<f32>,
 }
 
 impl FourScales {
@@ -167,13 +206,8 @@ impl FourScales {
         let count = 4 * Format::SCALES;
         let scales = Registers::<f32>::undefined_2d(rows, count);
         let starts = Registers::<f32>::undefined_2d(rows, count);
-        let minima = if Format::HAS_MINIMA {
-            Registers::<f32>::undefined_2d(rows, 4)
-        } else {
-            scales
-        };
         for row in unrolled(0..rows) {
-            let start = worth.row::<Format>(half * 16 + Products::<i32>::row(row));
+            let start = worth.row(half * 16 + Products::<i32>::row(row));
             for part in 0..Format::SCALES {
                 let four = worth.values.load_as::<Pack<f32, 4>>(start + quarter * count + part * 4);
                 for index in 0..4 {
@@ -181,15 +215,8 @@ impl FourScales {
                     starts[(row, part * 4 + index)] = four.component(index) * -FLOAT_START;
                 }
             }
-            if Format::HAS_MINIMA {
-                let place = start + quarter * 4 + SUB_BLOCKS * Format::SCALES;
-                let four = worth.values.load_as::<Pack<f32, 4>>(place);
-                for index in 0..4 {
-                    minima[(row, index)] = four.component(index);
-                }
-            }
         }
-        Self { scales, starts, minima }
+        Self { scales, starts }
     }
 }
 
@@ -249,9 +276,10 @@ impl PlaneWords {
 
 /// Adds the product of a tile and its activations onto `sums`, [2 halves, column tiles].
 ///
-/// For each sub-block in order: the integer products of 32 values (16 where a format has two scales), exact; times the
-/// weights' scale; times the activations' scale, onto the sum; then minima. Each rounding is written out, and what is
-/// added to a sum depends on its row and token only.
+/// First minima, where a format has them: with the sums of the activations they make a small product of their own. Then
+/// for each sub-block in order: the integer products of 32 values (16 where a format has two scales), exact; times the
+/// weights' scale; times the activations' scale, onto the sum. Each rounding is written out, and what is added to a sum
+/// depends on its row and token only.
 #[tile_fn]
 pub fn add_tile<Format: PackedFormat>(
     sums: Products<f32>,
@@ -263,28 +291,73 @@ pub fn add_tile<Format: PackedFormat>(
     worth.fill::<Format>(tile);
     // activations of several column tiles do not stay in registers from one half to the next
     let is_kept = x.count == 1;
+    if Format::HAS_MINIMA {
+        for half in unrolled(0..2) {
+            add_minima::<Format>(sums, worth, x, k_tile, half);
+        }
+    }
     let start = x.start_of(k_tile);
     let quarters = if is_kept { unrolled(0..2) } else { unrolled_by(1, 0..2) };
     for quarter in quarters {
         let mut kept = None;
         if is_kept {
-            kept = Some(x.load::<Format>(u32(0), start, quarter));
+            kept = Some(x.load(u32(0), start, quarter));
         }
         for half in unrolled(0..2) {
-            if !is_kept {
-                warp_barrier();
-            }
             let scales = FourScales::load::<Format>(worth, half, quarter);
             let lefts = left_operands::<Format>(tile, half, quarter);
             for column_tile in unrolled(0..x.count) {
+                if !is_kept {
+                    /// keeps the compiler from loading the activations of all columns at once
+                    warp_barrier();
+                }
                 let activations = match kept {
                     Some(kept) => kept,
-                    None => x.load::<Format>(column_tile, start, quarter),
+                    None => x.load(column_tile, start, quarter),
                 };
                 let sum = sums.at(half * x.count + column_tile);
                 for index in 0..lefts.len() {
                     add_products::<Format>(sum, &lefts[index], &scales, &activations, index);
                 }
+            }
+        }
+    }
+}
+
+/// Adds the minima of a half: minus `minimum_step` times the sum over sub-blocks of minimum times activations.
+///
+/// Sums of activations are split into three bf16 without loss, minima are whole numbers below 64: products are exact.
+#[tile_fn]
+fn add_minima<Format: PackedFormat>(
+    sums: Products<f32>,
+    worth: &RowWorth,
+    x: &Columns,
+    k_tile: Val<u32>,
+    half: Val<u32>,
+) {
+    let quads = Quads::here(2);
+    let scales = Format::SCALES * SUB_BLOCKS;
+    let left = RowOperand::<bf16>::undefined();
+    for slot in 0..quads.slots() {
+        let row = worth.row(half * 16 + operand_row(slot)) + scales;
+        for pair in 0..4 / quads.parts() {
+            let minima = worth.values.load_as::<u32>(row + operand_part() + pair);
+            for term in 0..2 {
+                left.set(slot, term * 4 / quads.parts() + pair, minima);
+            }
+        }
+    }
+    for column_tile in unrolled(0..x.count) {
+        let [leading, rest] = x.load_sums(column_tile, k_tile);
+        let minima = Products::<f32>::zeros(1);
+        multiply(minima.at(0), left, leading);
+        multiply(minima.at(0), left, rest);
+        let sum = sums.at(half * x.count + column_tile);
+        for row in unrolled(0..Products::<f32>::lane_rows()) {
+            let step = worth.values[worth.row(half * 16 + Products::<f32>::row(row)) + (scales + 4)];
+            for column in unrolled(0..Products::<f32>::lane_columns()) {
+                let total = fma(minima.at(0).get(row, column), step, sum.get(row, column));
+                sum.set(row, column, total);
             }
         }
     }
@@ -351,15 +424,11 @@ fn add_products<Format: PackedFormat>(
         }
         multiply(product.at(0), left, right);
     }
-    let ends_sub_block = (index + 1) % Format::SCALES == 0;
     for row in unrolled(0..Products::<i32>::lane_rows()) {
         for column in unrolled(0..Products::<i32>::lane_columns()) {
             let counted = product.at(0).get(row, column).bitcast::<f32>();
             let value = fma(counted, weights.scales[(row, index)], weights.starts[(row, index)]);
-            let mut total = fma(value, activations.scales[(column, field)], sum.get(row, column));
-            if Format::HAS_MINIMA && ends_sub_block {
-                total = fma(weights.minima[(row, field)], activations.sums[(column, field)], total);
-            }
+            let total = fma(value, activations.scales[(column, field)], sum.get(row, column));
             sum.set(row, column, total);
         }
     }
