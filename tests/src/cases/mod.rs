@@ -16,7 +16,6 @@ mod matmul;
 mod norm;
 mod outcome;
 mod packed;
-mod prepare;
 mod quantise;
 mod residual;
 mod rope;
@@ -126,7 +125,6 @@ pub fn all() -> Vec<Case> {
         linear::cases(),
         candidates::cases(),
         packed::cases(),
-        prepare::cases(),
         matmul::cases(),
         attention::cases(),
         attend::cases(),

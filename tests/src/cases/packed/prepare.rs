@@ -8,10 +8,10 @@ use tilekiln_kernels::matmul::packed::product::token_stride;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, SUB_BLOCKS, TILE_COLS, tiles_across};
 use tilekiln_runtime::device::Argument;
 
-use super::packed::{PackedActivations, split};
-use super::trial::{for_each, number};
-use super::weights::bits;
-use super::{Case, CaseError, Extent, Trial};
+use super::super::trial::{for_each, number};
+use super::super::weights::bits;
+use super::super::{Case, CaseError, Extent, Trial};
+use super::{PackedActivations, split};
 use crate::reference::norm::rms_norm;
 use crate::reference::quant::Activations;
 use crate::reference::residual::residual_norm;
