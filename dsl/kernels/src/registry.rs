@@ -263,6 +263,8 @@ pub const KERNELS: &[&Entry] = &[
     &crate::matmul::packed::product::PAIR,
     &crate::matmul::packed::gated::GATED,
     &crate::matmul::packed::gated::GATE,
+    &crate::matmul::packed::halves::SPLIT,
+    &crate::matmul::packed::halves::PRODUCT,
     &crate::matmul::prepare::ROWS,
     &crate::matmul::prepare::NORM,
     &crate::matmul::prepare::RESIDUAL,

@@ -23,6 +23,8 @@ pub(super) enum Format {
     Blocks(BlockFormat),
     /// Blocks in the order of the target's matrix instructions.
     Packed(BlockFormat),
+    PackedF16,
+    PackedBf16,
 }
 
 /// A random matrix.
@@ -34,7 +36,7 @@ pub(super) struct Matrix {
 }
 
 impl Format {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -50,24 +52,41 @@ impl Format {
         Self::Packed(BlockFormat::Q4_K),
         Self::Packed(BlockFormat::Q5_K),
         Self::Packed(BlockFormat::Q6_K),
+        Self::PackedF16,
+        Self::PackedBf16,
     ];
 
     /// The setting that selects it.
     pub fn setting(self) -> String {
+        format!("weight={}", self.name())
+    }
+
+    /// Its name as kernels call it.
+    pub fn name(self) -> String {
         let name = match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Blocks(format) => format.name(),
-            Self::Packed(format) => return format!("weight=packed_{}", format.name().to_lowercase()),
+            Self::Packed(_) | Self::PackedF16 | Self::PackedBf16 => return format!("packed_{}", self.in_file().name()),
         };
-        format!("weight={}", name.to_lowercase())
+        name.to_lowercase()
+    }
+
+    /// The format that a file has where this is packed.
+    fn in_file(self) -> Self {
+        match self {
+            Self::Packed(format) => Self::Blocks(format),
+            Self::PackedF16 => Self::F16,
+            Self::PackedBf16 => Self::Bf16,
+            other => other,
+        }
     }
 
     /// Values that kernels take at once, at least.
     pub fn elements(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 32,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::PackedF16 | Self::PackedBf16 => 32,
             Self::Blocks(format) | Self::Packed(format) => format.elements(),
         }
     }
@@ -75,17 +94,17 @@ impl Format {
     /// A random matrix for the kernel of a trial.
     pub fn matrix(self, trial: &mut Trial<'_>, rows: usize, cols: usize) -> Matrix {
         let layout = trial.target().fragments;
-        let matrix = self.in_file(&mut trial.random, rows, cols);
+        let matrix = self.in_file().random(&mut trial.random, rows, cols);
         match self {
-            Self::Packed(format) => Matrix {
-                bytes: pack(format, layout, &matrix.bytes, rows, cols),
+            Self::Packed(_) | Self::PackedF16 | Self::PackedBf16 => Matrix {
+                bytes: self.in_file().pack(layout, &matrix.bytes, rows, cols),
                 ..matrix
             },
             _ => matrix,
         }
     }
 
-    fn in_file(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
+    fn random(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
         let count = rows * cols;
         match self {
             Self::F32 => {
@@ -110,31 +129,32 @@ impl Format {
                 }
             }
             // scales may be zero, but a lone block of zeros would prove nothing
-            Self::Blocks(format) | Self::Packed(format) => loop {
+            Self::Blocks(format) => loop {
                 let bytes = random.blocks(format, count / format.elements());
                 let values = format.decode(&bytes);
                 if values.iter().any(|&value| value != 0.0) {
                     break Matrix { bytes, values };
                 }
             },
+            packed => packed.in_file().random(random, rows, cols),
         }
     }
-}
 
-/// Rows of a file in the order of a layout.
-pub(super) fn pack(format: BlockFormat, layout: FragmentLayout, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
-    let name = format.name().to_lowercase();
-    let weight = WEIGHTS.iter().find(|weight| weight.name == name);
-    let packing = weight.and_then(|weight| weight.packing.as_ref());
-    let packer = (packing.expect("every block format can be packed").packer)(layout);
-    let row_bytes = format.row_bytes(cols);
-    let mut packed = vec![0; packer.bytes(rows, cols)];
-    let group_bytes = packer.bytes(1, cols);
-    let groups = file
-        .chunks(TILE_ROWS * row_bytes)
-        .zip(packed.chunks_exact_mut(group_bytes));
-    groups.for_each(|(rows, group)| packer.pack_group(rows, row_bytes, group));
-    packed
+    /// Rows of a file of this format in the order of a layout.
+    pub fn pack(self, layout: FragmentLayout, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+        let name = self.name();
+        let weight = WEIGHTS.iter().find(|weight| weight.name == name);
+        let packing = weight.and_then(|weight| weight.packing.as_ref());
+        let packer = (packing.expect("a format that can be packed").packer)(layout);
+        let row_bytes = file.len() / rows;
+        let mut packed = vec![0; packer.bytes(rows, cols)];
+        let group_bytes = packer.bytes(1, cols);
+        let groups = file
+            .chunks(TILE_ROWS * row_bytes)
+            .zip(packed.chunks_exact_mut(group_bytes));
+        groups.for_each(|(rows, group)| packer.pack_group(rows, row_bytes, group));
+        packed
+    }
 }
 
 /// Bits, because equal numbers are not enough.

@@ -237,6 +237,26 @@ pub fn packed_dot(additions: usize, minima: usize, magnitude: f64) -> f64 {
     int8_dot(additions, magnitude) + of_minima * magnitude
 }
 
+/// Distance of a value from the sum of two f16 times a power of two: the first takes 11 bits, which leaves a 2048th, the
+/// second 11 of the rest, or what f16's smallest step leaves. A value that vanishes beside `power` is off by as much.
+pub fn two_halves(value: f64, power: f64) -> f64 {
+    power * SUBNORMAL_F16 + value.abs() * (UNIT_F16 * UNIT_F16 + UNIT_F32)
+}
+
+/// Distance of a value from the sum of three bf16, which cut 24 bits into three times 8: only what bf16's smallest step
+/// leaves, and the rounding of the sum to f32 by whoever looks at it.
+pub fn three_brains(value: f64) -> f64 {
+    UNIT_F32 * value.abs() + 2_f64.powi(-133)
+}
+
+/// Product of packed halves with activations split into terms: `matrix_terms` of them one after the other in a matrix unit
+/// ([`dot_f16_inputs`]), then `additions` with a product. Terms of one value may have different signs: the sum of their
+/// sizes is a thousandth larger at most.
+pub fn packed_halves(matrix_terms: usize, additions: usize, magnitude: f64) -> f64 {
+    let roundings = gamma(matrix_roundings(matrix_terms), UNIT_TRUNCATED_F32) + gamma(additions + 1, UNIT_F32);
+    roundings * 1.001 * magnitude
+}
+
 /// What adds up products in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Accumulation {

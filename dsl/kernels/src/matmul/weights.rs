@@ -4,9 +4,10 @@ use tilekiln_dsl::prelude::*;
 use tilekiln_dsl::target::FragmentLayout;
 
 use super::codec::{BlockCodec, WeightCodec};
+use super::packed::halves::{PackedHalf, PackedHalves};
 use super::packed::pack::Packer;
 use super::packed::stream::Tiling;
-use super::packed::{Packed, PackedFormat, gated, groups_down, product, tiles_across};
+use super::packed::{Packed, PackedFormat, gated, groups_down, halves, product, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
 use crate::registry::prelude::*;
@@ -37,21 +38,27 @@ pub struct Packing {
     pub bytes: fn(usize, usize) -> usize,
     /// What packs rows of a file for a layout.
     pub packer: fn(FragmentLayout) -> Packer,
-    /// [`packed_product`](product::packed_product) of a tiling.
+    /// Products with int8 activations; halves have [`packed_halves`](super::packed::halves::packed_halves).
+    pub int8: Option<Int8Products>,
+}
+
+/// Kernels over packed matrices of a format, each of a tiling.
+pub struct Int8Products {
+    /// [`packed_product`](product::packed_product)
     pub product: fn(Tiling) -> KernelDef,
     /// [`packed_pair`](product::packed_pair) with a second matrix in Q6_K.
     pub pair: fn(Tiling) -> KernelDef,
-    /// [`packed_gated`](gated::packed_gated) of a tiling.
+    /// [`packed_gated`](gated::packed_gated)
     pub gated: fn(Tiling) -> KernelDef,
-    /// [`packed_gate`](gated::packed_gate) of a tiling.
+    /// [`packed_gate`](gated::packed_gate)
     pub gate: fn(Tiling) -> KernelDef,
 }
 
 /// Every weight format: a new one is a line here.
 pub const WEIGHTS: &[Weight] = &[
     Weight::floats::<f32>(),
-    Weight::floats::<f16>(),
-    Weight::floats::<bf16>(),
+    Weight::halves_in_file::<f16>(),
+    Weight::halves_in_file::<bf16>(),
     Weight::in_file::<q4_0::Q4_0>(),
     Weight::in_file::<q5_0::Q5_0>(),
     Weight::in_file::<q8_0::Q8_0>(),
@@ -64,6 +71,8 @@ pub const WEIGHTS: &[Weight] = &[
     Weight::packed::<q4_k::Q4K>(),
     Weight::packed::<q5_k::Q5K>(),
     Weight::packed::<q6_k::Q6K>(),
+    Weight::packed_halves::<f16>(),
+    Weight::packed_halves::<bf16>(),
 ];
 
 impl Weight {
@@ -90,13 +99,30 @@ impl Weight {
             packing: Some(Packing {
                 bytes: bytes_packed::<Format>,
                 packer: Packer::new::<Format>,
-                product: product::packed_product::<Format>,
-                pair: product::packed_pair::<Format, q6_k::Q6K>,
-                gated: gated::packed_gated::<Format>,
-                gate: gated::packed_gate::<Format>,
+                int8: Some(Int8Products {
+                    product: product::packed_product::<Format>,
+                    pair: product::packed_pair::<Format, q6_k::Q6K>,
+                    gated: gated::packed_gated::<Format>,
+                    gate: gated::packed_gate::<Format>,
+                }),
             }),
             ..Self::floats::<Format>()
         }
+    }
+
+    const fn halves_in_file<Half: PackedHalf + BlockCodec>() -> Self {
+        Self {
+            packing: Some(Packing {
+                bytes: bytes_of_halves,
+                packer: Packer::halves,
+                int8: None,
+            }),
+            ..Self::floats::<Half>()
+        }
+    }
+
+    const fn packed_halves<Half: PackedHalf + BlockCodec>() -> Self {
+        Self::of::<PackedHalves<Half>>(Half::BLOCK_VALUES, bytes_of_halves)
     }
 
     const fn packed<Format: PackedFormat>() -> Self {
@@ -115,6 +141,10 @@ fn bytes_in_file<Codec: BlockCodec>(rows: usize, cols: usize) -> usize {
 
 fn bytes_packed<Format: PackedFormat>(rows: usize, cols: usize) -> usize {
     groups_down(rows) * tiles_across(cols) * Format::SECTIONS.bytes()
+}
+
+fn bytes_of_halves(rows: usize, cols: usize) -> usize {
+    groups_down(rows) * tiles_across(cols) * halves::SECTIONS.bytes()
 }
 
 /// The setting that names the format.
@@ -143,16 +173,14 @@ pub fn with_int8_dot(settings: &Settings) -> Result<fn(usize, usize) -> KernelDe
         .ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
 }
 
-/// How the format that the settings name is packed.
+/// The format that the settings name, which can be packed and multiplied with int8 activations.
 ///
 /// # Errors
-/// There is none of that name, or it cannot be packed.
-pub fn packable(settings: &Settings) -> Result<&'static Packing, SettingError> {
-    let weight = find(settings, WEIGHTS.iter().filter(|weight| weight.packing.is_some()))?;
-    weight
-        .packing
-        .as_ref()
-        .ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
+/// There is none of that name, or it cannot.
+pub fn packable(settings: &Settings) -> Result<(&'static Packing, &'static Int8Products), SettingError> {
+    let int8 = |weight: &&'static Weight| Some((weight.packing.as_ref()?, weight.packing.as_ref()?.int8.as_ref()?));
+    let weight = find(settings, WEIGHTS.iter().filter(|weight| int8(weight).is_some()))?;
+    int8(&weight).ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
 }
 
 fn find(

@@ -3,7 +3,7 @@
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, SUB_BLOCKS, TILE_COLS, tiles_across};
 
 use super::super::trial::{Output, for_each, number};
-use super::super::weights::{Format, pack};
+use super::super::weights::Format;
 use super::super::{Case, CaseError, Extent, Trial};
 use super::product::activations;
 use super::{Division, How, PackedActivations, bounds, invariant, table};
@@ -143,7 +143,7 @@ fn check_gated(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -
         trial.shape(format!("{tokens} tokens, {units} times 32 gates of {cols}"));
         // 32 gate rows, then 32 up rows
         let file = Format::Blocks(format).matrix(trial, units * 64, cols).bytes;
-        let weights = pack(format, layout, &file, units * 64, cols);
+        let weights = Format::Blocks(format).pack(layout, &file, units * 64, cols);
         let activations = activations(trial, tokens, cols);
         let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
             let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
@@ -159,7 +159,12 @@ fn check_gated(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -
             how.launch(trial, arguments)?;
             results.read(trial, how.tokens.len())
         };
-        let got = invariant(trial, (format, division), (tokens, units), launch)?;
+        let got = invariant(
+            trial,
+            (&Format::Blocks(format).setting(), division),
+            (tokens, units),
+            launch,
+        )?;
         let mut want = Vec::new();
         for row in &activations {
             let sums = matrix_product(format, &file, row);
@@ -190,7 +195,7 @@ fn check_gate(trial: &mut Trial<'_>, format: BlockFormat, division: Division) ->
             "{tokens} tokens, {rows} gates of {cols}, factors from {offset} of {factor_stride}"
         ));
         let file = Format::Blocks(format).matrix(trial, rows, cols).bytes;
-        let weights = pack(format, layout, &file, rows, cols);
+        let weights = Format::Blocks(format).pack(layout, &file, rows, cols);
         let activations = activations(trial, tokens, cols);
         let factors = trial.random.activations(tokens * factor_stride);
         let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
@@ -217,7 +222,12 @@ fn check_gate(trial: &mut Trial<'_>, format: BlockFormat, division: Division) ->
             how.launch(trial, arguments)?;
             results.read(trial, how.tokens.len())
         };
-        let got = invariant(trial, (format, division), (tokens, groups), launch)?;
+        let got = invariant(
+            trial,
+            (&Format::Blocks(format).setting(), division),
+            (tokens, groups),
+            launch,
+        )?;
         let mut want = Vec::new();
         for (row, factors) in activations.iter().zip(factors.chunks_exact(factor_stride)) {
             let sums = matrix_product(format, &file, row);

@@ -2,6 +2,7 @@
 //! depend on neither the other tokens, nor the column tiles, the depth of the rings or the grid.
 
 mod gated;
+mod halves;
 mod prepare;
 mod product;
 
@@ -20,7 +21,7 @@ use crate::reference::quant::{Activations, BlockFormat};
 use crate::tolerance;
 
 pub(super) fn cases() -> Vec<Case> {
-    let all = [product::cases(), gated::cases(), prepare::cases()];
+    let all = [product::cases(), gated::cases(), halves::cases(), prepare::cases()];
     all.into_iter().flatten().collect()
 }
 
@@ -34,16 +35,17 @@ fn table(
     check: fn(&mut Trial<'_>, BlockFormat, Division) -> Result<(), CaseError>,
 ) -> Vec<Case> {
     let case = |&(format, division): &(BlockFormat, Division)| {
-        let settings = settings(format, division);
+        let settings = settings(&Format::Blocks(format).setting(), division);
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         Case::new(kernel, &settings, move |trial| check(trial, format, division))
     };
     table.iter().map(case).collect()
 }
 
-fn settings(format: BlockFormat, [warps, slots, columns]: Division) -> [String; 4] {
+/// The settings of a kernel over weights that `weight` selects.
+fn settings(weight: &str, [warps, slots, columns]: Division) -> [String; 4] {
     [
-        Format::Blocks(format).setting(),
+        weight.to_owned(),
         format!("warps={warps}"),
         format!("slots={slots}"),
         format!("columns={columns}"),
@@ -75,13 +77,13 @@ impl How<'_> {
 /// half the blocks, and in a kernel that is divided otherwise. `launch` gives results as bits, token after token.
 fn invariant<T: PartialEq + Clone + std::fmt::Debug>(
     trial: &mut Trial<'_>,
-    (format, division): (BlockFormat, Division),
+    (weight, division): (&str, Division),
     (tokens, blocks): (usize, usize),
     launch: impl Fn(&mut Trial<'_>, &How<'_>) -> Result<Vec<T>, CaseError>,
 ) -> Result<Vec<T>, CaseError> {
     let [warps, slots, columns] = division;
     let other_columns = if columns == 1 { 2 } else { 1 };
-    let others = settings(format, [warps, slots % 3 + 1, other_columns]);
+    let others = settings(weight, [warps, slots % 3 + 1, other_columns]);
     let other = trial.variant(&others.each_ref().map(String::as_str))?;
     let all = || How {
         kernel: None,

@@ -3,7 +3,7 @@
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, groups_down, tiles_across};
 
 use super::super::trial::{for_each, number};
-use super::super::weights::{Format, bits, pack};
+use super::super::weights::{Format, bits};
 use super::super::{Case, CaseError, Trial};
 use super::{Division, How, PackedActivations, bounds, invariant, shapes, table};
 use crate::reference::quant::{Activations, BlockFormat, matrix_product};
@@ -40,7 +40,7 @@ fn check_product(trial: &mut Trial<'_>, format: BlockFormat, division: Division)
         let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
         trial.shape(format!("{tokens} tokens, {rows} rows of {cols}"));
         let file = Format::Blocks(format).matrix(trial, rows, cols).bytes;
-        let weights = pack(format, layout, &file, rows, cols);
+        let weights = Format::Blocks(format).pack(layout, &file, rows, cols);
         let activations = activations(trial, tokens, cols);
         let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
             let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
@@ -52,7 +52,12 @@ fn check_product(trial: &mut Trial<'_>, format: BlockFormat, division: Division)
             how.launch(trial, arguments)?;
             Ok(bits(&trial.result(&y)?))
         };
-        let got = invariant(trial, (format, division), (tokens, groups_down(rows)), launch)?;
+        let got = invariant(
+            trial,
+            (&Format::Blocks(format).setting(), division),
+            (tokens, groups_down(rows)),
+            launch,
+        )?;
         let sums: Vec<Sum> = activations
             .iter()
             .flat_map(|row| matrix_product(format, &file, row))
@@ -82,8 +87,8 @@ fn check_pair(trial: &mut Trial<'_>, format: BlockFormat, division: Division) ->
         let files = [(format, rows), (second, more_rows)]
             .map(|(format, rows)| Format::Blocks(format).matrix(trial, rows, cols).bytes);
         let weights = [
-            pack(format, layout, &files[0], rows, cols),
-            pack(second, layout, &files[1], more_rows, cols),
+            Format::Blocks(format).pack(layout, &files[0], rows, cols),
+            Format::Blocks(second).pack(layout, &files[1], more_rows, cols),
         ];
         let activations = activations(trial, tokens, cols);
         let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
@@ -97,7 +102,12 @@ fn check_pair(trial: &mut Trial<'_>, format: BlockFormat, division: Division) ->
             Ok(bits(&trial.result(&y)?))
         };
         let blocks = groups_down(rows) + groups_down(more_rows);
-        let got = invariant(trial, (format, division), (tokens, blocks), launch)?;
+        let got = invariant(
+            trial,
+            (&Format::Blocks(format).setting(), division),
+            (tokens, blocks),
+            launch,
+        )?;
         let (mut sums, mut limits) = (Vec::new(), Vec::new());
         for row in &activations {
             for (format, file) in [format, second].into_iter().zip(&files) {

@@ -11,6 +11,7 @@
 
 pub mod format;
 pub mod gated;
+pub mod halves;
 pub mod layout;
 pub mod pack;
 pub mod product;

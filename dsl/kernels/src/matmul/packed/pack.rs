@@ -3,6 +3,7 @@
 use tilekiln_dsl::target::FragmentLayout;
 
 use super::format::PackedFormat;
+use super::halves;
 use super::layout::{Quads, SUB_BLOCK, Sections, TILE_COLS, TILE_ROWS, tiles_across};
 
 /// Makes tiles of one format for one layout.
@@ -12,7 +13,8 @@ pub struct Packer {
     sections: Sections,
     block_values: usize,
     block_bytes: usize,
-    codes: fn(&[u8], &mut [u8]),
+    /// The codes of a block; without it, values are moved whole.
+    codes: Option<fn(&[u8], &mut [u8])>,
     scale_parts: &'static [(usize, usize)],
     /// Byte of row 0 and shift of each value's bits, plane after plane: `[planes][TILE_COLS]`.
     places: Vec<[(u16, u8); TILE_COLS]>,
@@ -28,7 +30,7 @@ impl Packer {
             sections: Format::SECTIONS,
             block_values: Format::BLOCK_VALUES,
             block_bytes: Format::BLOCK_BYTES,
-            codes: Format::codes,
+            codes: Some(Format::codes),
             scale_parts: Format::SCALE_PARTS,
             places: Vec::new(),
             rows: Vec::new(),
@@ -51,6 +53,26 @@ impl Packer {
             }));
         }
         packer
+    }
+
+    /// Packs 16-bit floats.
+    pub fn halves(layout: FragmentLayout) -> Self {
+        let quads = Quads::new(layout, 2);
+        let place = |row: usize, col: usize| {
+            let (step, lane, byte) = quads.left(row % 16, col % SUB_BLOCK);
+            let quad = (col / SUB_BLOCK * quads.steps() + step) * quads.per_step() + byte / 16;
+            let quads_of_half = TILE_COLS / SUB_BLOCK * quads.steps() * quads.per_step();
+            quads.start(row / 16, quads_of_half, quad) + lane * 16 + byte % 16
+        };
+        Self {
+            sections: halves::SECTIONS,
+            block_values: SUB_BLOCK,
+            block_bytes: SUB_BLOCK * 2,
+            codes: None,
+            scale_parts: &[],
+            places: vec![std::array::from_fn(|col| (place(0, col) as u16, 0))],
+            rows: vec![std::array::from_fn(|row| (place(row, 0) - place(0, 0)) as u16)],
+        }
     }
 
     /// Bytes of a tile.
@@ -76,7 +98,15 @@ impl Packer {
             for (index, block) in bytes.chunks_exact(self.block_bytes).enumerate() {
                 let tile = &mut group[index / tile_blocks * self.tile_bytes()..][..self.tile_bytes()];
                 let block_of_tile = index % tile_blocks;
-                (self.codes)(block, &mut codes);
+                let Some(read_codes) = self.codes else {
+                    let places = &self.places[0][block_of_tile * self.block_values..];
+                    for (half, (byte, _)) in block.as_chunks::<2>().0.iter().zip(places) {
+                        let at = usize::from(self.rows[0][row]) + usize::from(*byte);
+                        tile[at..at + 2].copy_from_slice(half);
+                    }
+                    continue;
+                };
+                read_codes(block, &mut codes);
                 let mut below = top;
                 for ((plane, places), rows) in self.sections.planes.iter().zip(&self.places).zip(&self.rows) {
                     below -= plane;
@@ -210,6 +240,48 @@ mod tests {
                 for row in rows..TILE_ROWS {
                     assert!(
                         (0..cols).all(|col| code::<Format>(layout, tiles[col / TILE_COLS], row, col % TILE_COLS) == 0)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn halves_come_back_bit_for_bit() {
+        let mut random = StdRng::seed_from_u64(12);
+        for layout in LAYOUTS {
+            let packer = Packer::halves(layout);
+            for (rows, cols) in [(1, 32), (32, 256), (31, 96), (17, 288)] {
+                let file: Vec<u16> = (0..rows * cols).map(|_| random.random_range(1..=u16::MAX)).collect();
+                let bytes: Vec<u8> = file.iter().flat_map(|half| half.to_le_bytes()).collect();
+                let mut group = vec![0; packer.bytes(rows, cols)];
+                packer.pack_group(&bytes, cols * 2, &mut group);
+                // through the words of each instruction, in the order of lanes
+                let (parts, words, slots) = (layout.k_parts(), layout.words_per_row(2), layout.lane_rows());
+                let lanes = 16 * parts / slots;
+                let (depth, quads) = (parts * words * 2, slots * words / 4);
+                let mut back = vec![0u16; TILE_ROWS * tiles_across(cols) * TILE_COLS];
+                for (place, half) in group.as_chunks::<2>().0.iter().enumerate() {
+                    let (tile, place) = (place * 2 / packer.tile_bytes(), place * 2 % packer.tile_bytes());
+                    let (quad, lane, byte) = (place / 16 / lanes, place / 16 % lanes, place % 16);
+                    let instruction = quad / quads;
+                    let word = quad % quads * 4 + byte / 4;
+                    let (slot, word) = (word / words, word % words);
+                    let row = instruction / (TILE_COLS / depth) * 16 + layout.operand_row(lane, slot);
+                    let k = instruction % (TILE_COLS / depth) * depth
+                        + (word * parts + layout.operand_part(lane)) * 2
+                        + byte % 4 / 2;
+                    back[(row * tiles_across(cols) + tile) * TILE_COLS + k] = u16::from_le_bytes(*half);
+                }
+                for (row, values) in back.chunks_exact(tiles_across(cols) * TILE_COLS).enumerate() {
+                    let want = file.get(row * cols..(row + 1) * cols).unwrap_or_default();
+                    assert!(
+                        values[..want.len()] == *want,
+                        "{layout:?}: row {row} of {rows}, {cols} columns"
+                    );
+                    assert!(
+                        values[want.len()..].iter().all(|half| *half == 0),
+                        "{layout:?}: padding of row {row}"
                     );
                 }
             }

@@ -201,14 +201,14 @@ pub fn sample_activations(random: &mut Random, stride: usize, tiles: usize) -> [
 pub const ENTRY: Entry = Entry {
     name: "packed_product",
     parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.product)(tiling(settings)?)),
+    build: |settings| Ok((weights::packable(settings)?.1.product)(tiling(settings)?)),
     example: |settings, random| {
         let weight: &Weight = weights::named(settings)?;
         let tiling = tiling(settings)?;
         let (rows, cols) = (random.size(1, 70), weight.block_values * random.size(1, 4));
         let tokens = random.size(1, 17);
         let tiles = tiles_across(cols);
-        let packed = (weights::packable(settings)?.bytes)(rows, cols);
+        let packed = (weights::packable(settings)?.0.bytes)(rows, cols);
         let [words, scales, sums] = sample_activations(random, token_stride(tokens), tiles);
         Ok(Example {
             grid: [
@@ -237,13 +237,13 @@ pub const ENTRY: Entry = Entry {
 pub const PAIR: Entry = Entry {
     name: "packed_pair",
     parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.pair)(tiling(settings)?)),
+    build: |settings| Ok((weights::packable(settings)?.1.pair)(tiling(settings)?)),
     example: |settings, random| {
         let tiling = tiling(settings)?;
         let (rows, more_rows, cols) = (random.size(1, 40), random.size(1, 40), 256 * random.size(1, 3));
         let tokens = random.size(1, 9);
         let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
-        let packed = (weights::packable(settings)?.bytes)(rows, cols);
+        let packed = (weights::packable(settings)?.0.bytes)(rows, cols);
         let more = groups_down(more_rows) * tiles * Q6K::SECTIONS.bytes();
         let mut arguments = vec![random.bytes(packed), random.bytes(more)];
         arguments.extend(sample_activations(random, stride, tiles));

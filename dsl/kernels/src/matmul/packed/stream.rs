@@ -27,15 +27,23 @@ pub struct Source {
     /// Groups of rows.
     pub groups: Val<u32>,
     tile_bytes: usize,
+    /// Copies that make a tile.
+    pieces: usize,
 }
 
 impl Source {
     /// A matrix of a format.
     pub fn of<Format: PackedFormat>(weights: In<u8>, groups: Val<u32>) -> Self {
+        Self::in_pieces(weights, groups, Format::SECTIONS.bytes(), 1)
+    }
+
+    /// A matrix of large tiles, each copied in pieces of one size that are used one after the other.
+    pub fn in_pieces(weights: In<u8>, groups: Val<u32>, tile_bytes: usize, pieces: usize) -> Self {
         Self {
             weights,
             groups,
-            tile_bytes: Format::SECTIONS.bytes(),
+            tile_bytes,
+            pieces,
         }
     }
 }
@@ -53,6 +61,7 @@ pub struct Stream {
     /// What is fetched next.
     next_group: Val<u32>,
     next_tile: Val<u32>,
+    next_piece: Option<Val<u32>>,
     /// What is used next.
     slot: Val<u32>,
     parity: Val<u32>,
@@ -66,7 +75,7 @@ impl Stream {
         let mut largest = 0;
         let mut groups = sources[0].groups;
         for index in 0..sources.len() {
-            largest = largest.max(sources[index].tile_bytes);
+            largest = largest.max(sources[index].tile_bytes / sources[index].pieces);
             if index > 0 {
                 groups = groups + sources[index].groups;
             }
@@ -83,6 +92,7 @@ impl Stream {
             tiles,
             next_group: first_group.variable("next_group"),
             next_tile: warp_index().variable("next_tile"),
+            next_piece: (sources[0].pieces > 1).then(|| u32(0).variable("next_piece")),
             slot: u32(0).variable("slot"),
             parity: u32(0).variable("parity"),
             slots: tiling.slots,
@@ -107,29 +117,47 @@ impl Stream {
                     self.copy(slot, self.sources[1], self.next_group - first.groups);
                 }
             }
-            self.next_tile += self.warps;
-            if self.next_tile >= self.tiles {
-                self.next_tile = warp_index();
-                if self.together == 1 {
-                    self.next_group += grid_size();
-                } else {
-                    self.next_group += 1;
-                    /// past the last group of the unit: on to this block's next unit
-                    if self.next_group % self.together == 0 {
-                        self.next_group += (grid_size() - 1) * self.together;
-                    }
+            if let Some(mut piece) = self.next_piece {
+                piece += 1;
+                if piece == self.sources[0].pieces {
+                    piece = u32(0);
+                    self.advance();
                 }
+            } else {
+                self.advance();
             }
         } else {
             self.ring.skip();
         }
     }
 
+    /// On to the next tile.
+    #[tile_fn]
+    fn advance(&mut self) {
+        self.next_tile += self.warps;
+        if self.next_tile >= self.tiles {
+            self.next_tile = warp_index();
+            if self.together == 1 {
+                self.next_group += grid_size();
+            } else {
+                self.next_group += 1;
+                /// past the last group of the unit: on to this block's next unit
+                if self.next_group % self.together == 0 {
+                    self.next_group += (grid_size() - 1) * self.together;
+                }
+            }
+        }
+    }
+
     #[tile_fn]
     fn copy(&self, slot: Val<u32>, source: Source, group: Val<u32>) {
         let tile = group * self.tiles + self.next_tile;
-        self.ring
-            .fetch(slot, source.weights, tile * source.tile_bytes, source.tile_bytes);
+        let bytes = source.tile_bytes / source.pieces;
+        let first = match self.next_piece {
+            Some(piece) => tile * source.tile_bytes + piece * bytes,
+            None => tile * source.tile_bytes,
+        };
+        self.ring.fetch(slot, source.weights, first, bytes);
     }
 
     /// Waits for the oldest tile under way.
