@@ -4,13 +4,13 @@
 use tilekiln_dsl::memory::{GlobalMemory, Readable, Writable};
 use tilekiln_dsl::prelude::*;
 
+use super::packed::columns::store_sum;
 use super::packed::layout::{Quads, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
 use super::packed::product::token_stride;
-use super::packed::tile::store_sum;
 use super::quantise::quantise_four;
 use crate::registry::prelude::*;
 
-/// Rows of int8 activations for products with packed weights: what [`Columns`](super::packed::tile::Columns) reads.
+/// Rows of int8 activations for products with packed weights: what [`Columns`](super::packed::columns::Columns) reads.
 #[derive(Clone, Copy)]
 pub struct PreparedRows {
     /// [tiles, stride, 64], four int8 to a word, in the order of [`Quads::right`].

@@ -2,13 +2,14 @@
 
 use tilekiln_dsl::prelude::*;
 
+use super::columns::store_sum;
 use super::format::PackedFormat;
 use super::layout::{Quads, SUB_BLOCK, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
 use super::product::{
     BLOCKS, COLUMNS, FORMAT, SLOTS, WARPS, add_group, columns_of_block, sample_activations, tiling, token_stride,
 };
 use super::stream::{Partials, Source, Stream, Tiling};
-use super::tile::{RowWorth, store_sum};
+use super::worth::RowWorth;
 use crate::gated::gelu_tanh;
 use crate::matmul::weights;
 use crate::registry::prelude::*;
@@ -90,25 +91,30 @@ pub fn packed_gated<Weight: PackedFormat>(
         sums,
         stride,
     };
+    stream.first::<Weight>(&worth);
     wait_for_prerequisites();
-    for unit in stepped(block_index(), units, grid_size()) {
-        /// the gate's rows, then those of up
-        for part in device_range(0, 2) {
-            let both = Products::<f32>::zeros(2 * tiling.columns);
-            add_group::<Weight>(both, &mut stream, &worth, &columns, tiling);
-            partials.store(both, part);
-        }
-        barrier();
-        for column in stepped(warp_index(), here, tiling.warps) {
-            let gate = partials.sum(0, column);
-            let up = partials.sum(1, column);
-            let token = columns.first_token + column;
-            results.store(token, unit, gelu_tanh(gate).mul_unfused(up));
-            if unit + 1 == units {
-                results.fill_tile(token, units);
+    let mut group = block_index() * 2;
+    while group < units * 2 {
+        let both = Products::<f32>::zeros(2 * tiling.columns);
+        add_group::<Weight>(both, &mut stream, &worth, &columns, tiling);
+        partials.store(both, group % 2);
+        group += 1;
+        /// gates and ups are there
+        if group % 2 == 0 {
+            barrier();
+            let unit = group / 2 - 1;
+            for column in stepped(warp_index(), here, tiling.warps) {
+                let gate = partials.sum(0, column);
+                let up = partials.sum(1, column);
+                let token = columns.first_token + column;
+                results.store(token, unit, gelu_tanh(gate).mul_unfused(up));
+                if unit + 1 == units {
+                    results.fill_tile(token, units);
+                }
             }
+            barrier();
+            group += (grid_size() - 1) * 2;
         }
-        barrier();
     }
 }
 
@@ -145,6 +151,7 @@ pub fn packed_gate<Weight: PackedFormat>(
         sums,
         stride,
     };
+    stream.first::<Weight>(&worth);
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
         let gates = Products::<f32>::zeros(2 * tiling.columns);

@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 
 use tilekiln_dsl::prelude::*;
 
+use super::columns::{Columns, pair_of, split_sum};
 use super::layout::{
     Quads, SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, stored_word, tiles_across,
 };
 use super::product::{BLOCKS, COLUMNS, SLOTS, WARPS, tiling, token_stride};
 use super::stream::{Partials, Source, Stream, Tiling};
-use super::tile::{Columns, pair_of, split_sum};
 use crate::matmul::codec::WeightCodec;
 use crate::packed::Packed as Words;
 use crate::registry::prelude::*;

@@ -9,6 +9,7 @@
 //! [`format`] says what a format adds to that, [`pack`] makes tiles of rows of a file. [`tile`] multiplies one tile,
 //! [`stream`] brings tiles and adds up what warps have; products are made of these.
 
+pub mod columns;
 pub mod format;
 pub mod gated;
 pub mod halves;
@@ -17,6 +18,7 @@ pub mod pack;
 pub mod product;
 pub mod stream;
 pub mod tile;
+pub mod worth;
 
 pub use format::{Packed, PackedFormat};
 pub use layout::{SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, tiles_across};

@@ -2,10 +2,12 @@
 
 use tilekiln_dsl::prelude::*;
 
+use super::columns::Columns;
 use super::format::PackedFormat;
 use super::layout::{SUB_BLOCKS, TILE_COLS, TILE_ROWS, groups_down, tiles_across};
 use super::stream::{Partials, Source, Stream, Tiling};
-use super::tile::{Columns, RowWorth, add_tile};
+use super::tile::{Early, add_tile};
+use super::worth::RowWorth;
 use crate::matmul::q6_k::Q6K;
 use crate::matmul::weights::{self, Weight};
 use crate::registry::prelude::*;
@@ -20,8 +22,9 @@ pub fn add_group<Format: PackedFormat>(
     tiling: Tiling,
 ) {
     for k_tile in stepped(warp_index(), x.tiles, tiling.warps) {
-        let tile = stream.take();
-        add_tile::<Format>(sums, &tile, worth, x, k_tile);
+        let early = Early::load::<Format>(x, k_tile);
+        let tile = stream.next::<Format>(worth);
+        add_tile::<Format>(sums, &tile, worth, x, &early, k_tile);
         stream.give_back();
     }
 }
@@ -77,6 +80,7 @@ pub fn packed_product<Weight: PackedFormat>(
     let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
+    stream.first::<Weight>(&worth);
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
         let sums = Products::<f32>::zeros(2 * tiling.columns);
@@ -126,6 +130,11 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
     let worth = RowWorth::new(tiling.warps, stride_of_rows);
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
+    if block_index() < groups {
+        stream.first::<First>(&worth);
+    } else {
+        stream.first::<Second>(&worth);
+    }
     wait_for_prerequisites();
     for group in stepped(block_index(), groups + more_groups, grid_size()) {
         let sums = Products::<f32>::zeros(2 * tiling.columns);

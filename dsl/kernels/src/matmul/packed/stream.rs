@@ -4,6 +4,7 @@ use tilekiln_dsl::prelude::*;
 
 use super::format::{PackedFormat, Tile};
 use super::layout::TILE_ROWS;
+use super::worth::RowWorth;
 
 /// How a product is divided. None of it but `warps` changes a bit of a result.
 #[derive(Clone, Copy, Debug, Comptime)]
@@ -62,9 +63,8 @@ pub struct Stream {
     next_group: Val<u32>,
     next_tile: Val<u32>,
     next_piece: Option<Val<u32>>,
-    /// What is used next.
-    slot: Val<u32>,
-    parity: Val<u32>,
+    /// Tiles that have been given back.
+    used: Val<u32>,
     slots: usize,
 }
 
@@ -93,8 +93,7 @@ impl Stream {
             next_group: first_group.variable("next_group"),
             next_tile: warp_index().variable("next_tile"),
             next_piece: (sources[0].pieces > 1).then(|| u32(0).variable("next_piece")),
-            slot: u32(0).variable("slot"),
-            parity: u32(0).variable("parity"),
+            used: u32(0).variable("used"),
             slots: tiling.slots,
         };
         for slot in device_range(0, tiling.slots) {
@@ -160,11 +159,46 @@ impl Stream {
         self.ring.fetch(slot, source.weights, first, bytes);
     }
 
+    /// Waits for this warp's first tile, if it has one, and works out what its rows are worth: before the launches in front
+    /// of this one have ended.
+    #[tile_fn]
+    pub fn first<Format: PackedFormat>(&self, worth: &RowWorth) {
+        if warp_index() < self.tiles && block_index() * self.together < self.groups {
+            let tile = self.take();
+            worth.fill::<Format>(&tile);
+        }
+    }
+
+    /// The oldest tile under way, once it is there and what its rows are worth is worked out. [`Self::first`] has done that
+    /// for the first one.
+    #[tile_fn]
+    pub fn next<Format: PackedFormat>(&self, worth: &RowWorth) -> Tile {
+        if self.used > 0 {
+            let tile = self.take();
+            worth.fill::<Format>(&tile);
+        }
+        self.tile()
+    }
+
     /// Waits for the oldest tile under way.
     #[tile_fn]
     pub fn take(&self) -> Tile {
-        self.ring.wait(self.slot, self.parity);
-        let start = self.ring.start_of(self.slot);
+        self.ring.wait(self.slot(), self.used / self.slots % 2);
+        self.tile()
+    }
+
+    #[tile_fn]
+    fn slot(&self) -> Val<u32> {
+        if self.slots == 1 {
+            u32(0)
+        } else {
+            self.used % self.slots
+        }
+    }
+
+    #[tile_fn]
+    fn tile(&self) -> Tile {
+        let start = self.ring.start_of(self.slot());
         Tile {
             bytes: self.ring.tiles,
             start,
@@ -175,13 +209,9 @@ impl Stream {
     #[tile_fn]
     pub fn give_back(&mut self) {
         warp_barrier();
-        let slot = self.slot;
+        let slot = self.slot();
         self.fetch(slot);
-        self.slot += 1;
-        if self.slot == self.slots {
-            self.slot = u32(0);
-            self.parity = self.parity ^ 1;
-        }
+        self.used += 1;
     }
 }
 
