@@ -160,9 +160,9 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
 }
 
 /// The setting for the warps of a block.
-pub const WARPS: Parameter = choice("warps", "8", "warps that share the columns of the matrix");
+pub const WARPS: Parameter = choice("warps", "4", "warps that share the columns of the matrix");
 /// The setting for the depth of the rings.
-pub const SLOTS: Parameter = choice("slots", "2", "tiles that each warp has under way");
+pub const SLOTS: Parameter = choice("slots", "1", "tiles that each warp has under way");
 /// The setting for the column tiles.
 pub const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
 /// The setting for the blocks of a multiprocessor.
