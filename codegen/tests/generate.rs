@@ -388,3 +388,24 @@ fn kernels_that_wait_read_through_plain_pointers() {
         assert_eq!(text.contains("wait_for_prerequisites();"), waits, "{target}");
     }
 }
+
+/// What a kernel takes is the same for all settings, what it reads is not.
+#[test]
+fn parameters_that_nothing_reads_are_marked() {
+    let mut b = Build::new();
+    b.comment("w");
+    let (n, zero) = (b.param(U32, 2), b.f32(0.0));
+    b.store(X, n, F32, zero);
+    let parameters = vec![
+        memory("x", Scalar::F32, Access::Write, &["n"]),
+        memory("w", Scalar::F32, Access::Read, &["n"]),
+        scalar("n", Scalar::U32),
+    ];
+    let text = generate(&kernel("gfx1150", "example", "example", 32, parameters, b.finish()))
+        .unwrap()
+        .text;
+    let head = r"example(float* __restrict__ x,                          // [n]
+        [[maybe_unused]] const float* __restrict__ w,   // [n]
+        unsigned n)";
+    assert!(text.contains(head), "{text}");
+}

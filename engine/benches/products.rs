@@ -195,7 +195,11 @@ impl Stage {
 
     fn settings(&self, rows: usize) -> String {
         let columns = column_tiles(rows);
-        let element = if self.kind == Kind::Halves { "half" } else { "weight" };
+        let element = match self.kind {
+            Kind::Halves => "half",
+            Kind::Pair { .. } => "first",
+            _ => "weight",
+        };
         let Division {
             warps, slots, beside, ..
         } = self.division;

@@ -422,6 +422,10 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     let mut head = Output::default();
     let bounds = printer.file.language.launch_bounds(kernel.threads, kernel.blocks);
     head.line(format!("extern \"C\" __global__ void {bounds}"), at);
+    printer.out.indent();
+    printer.declare_shared(dynamic)?;
+    printer.block(&kernel.body.block)?;
+    printer.out.dedent();
     let open = format!("{}(", kernel.symbol);
     let waits = kernel.target.dependent_launch && waits_for_prerequisites(&kernel.body.block);
     let mut rows = Vec::new();
@@ -441,7 +445,13 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
                 (format!("{qualifier}{ty}*{restrict} {name}"), &shape[..])
             }
         };
-        rows.push((text, shape, parameter.at));
+        // settings decide what a kernel reads, not what it takes
+        let lead = if printer.out.mentions(&name) {
+            ""
+        } else {
+            "[[maybe_unused]] "
+        };
+        rows.push((format!("{lead}{text}"), shape, parameter.at));
     }
     let last = rows.len().saturating_sub(1);
     let width = rows
@@ -469,10 +479,6 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
         head.lines.push((line, Some(*at)));
     }
     head.line("{", at);
-    printer.out.indent();
-    printer.declare_shared(dynamic)?;
-    printer.block(&kernel.body.block)?;
-    printer.out.dedent();
     printer.out.line("}", at);
     head.append(printer.finish());
     Ok(head)

@@ -159,7 +159,7 @@ pub const TILE: Parameter = choice("tile", "1", "tokens per block, 1 to 16");
 /// # Errors
 /// There is none of that name.
 pub fn named(settings: &Settings) -> Result<&'static Weight, SettingError> {
-    find(settings, WEIGHTS.iter())
+    find(settings, "weight", WEIGHTS.iter())
 }
 
 /// `row_product` with the format that the settings name.
@@ -167,31 +167,36 @@ pub fn named(settings: &Settings) -> Result<&'static Weight, SettingError> {
 /// # Errors
 /// There is none of that name, or it cannot be multiplied with int8.
 pub fn with_int8_dot(settings: &Settings) -> Result<fn(usize, usize) -> KernelDef, SettingError> {
-    let weight = find(settings, WEIGHTS.iter().filter(|weight| weight.row_product.is_some()))?;
+    let weight = find(
+        settings,
+        "weight",
+        WEIGHTS.iter().filter(|weight| weight.row_product.is_some()),
+    )?;
     weight
         .row_product
         .ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
 }
 
-/// The format that the settings name, which can be packed and multiplied with int8 activations.
+/// The format that setting `key` names, which can be packed and multiplied with int8 activations.
 ///
 /// # Errors
 /// There is none of that name, or it cannot.
-pub fn packable(settings: &Settings) -> Result<(&'static Packing, &'static Int8Products), SettingError> {
+pub fn packable(settings: &Settings, key: &str) -> Result<(&'static Packing, &'static Int8Products), SettingError> {
     let int8 = |weight: &&'static Weight| Some((weight.packing.as_ref()?, weight.packing.as_ref()?.int8.as_ref()?));
-    let weight = find(settings, WEIGHTS.iter().filter(|weight| int8(weight).is_some()))?;
-    int8(&weight).ok_or_else(|| settings.unsupported("weight", weight.name, &[]))
+    let weight = find(settings, key, WEIGHTS.iter().filter(|weight| int8(weight).is_some()))?;
+    int8(&weight).ok_or_else(|| settings.unsupported(key, weight.name, &[]))
 }
 
 fn find(
     settings: &Settings,
+    key: &str,
     mut among: impl Iterator<Item = &'static Weight> + Clone,
 ) -> Result<&'static Weight, SettingError> {
-    let name = settings.text("weight")?;
+    let name = settings.text(key)?;
     let names: Vec<_> = among.clone().map(|weight| weight.name).collect();
     among
         .find(|weight| weight.name == name)
-        .ok_or_else(|| settings.unsupported("weight", name, &names))
+        .ok_or_else(|| settings.unsupported(key, name, &names))
 }
 
 /// Warps of a block.

@@ -35,11 +35,17 @@ fn table(
     check: fn(&mut Trial<'_>, BlockFormat, Division) -> Result<(), CaseError>,
 ) -> Vec<Case> {
     let case = |&(format, division): &(BlockFormat, Division)| {
-        let settings = settings(&Format::Blocks(format).setting(), division);
+        let settings = settings(&selected(kernel, format), division);
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         Case::new(kernel, &settings, move |trial| check(trial, format, division))
     };
     table.iter().map(case).collect()
+}
+
+/// The setting of a kernel for the format of its (first) matrix.
+fn selected(kernel: &str, format: BlockFormat) -> String {
+    let key = if kernel == "packed_pair" { "first" } else { "weight" };
+    format!("{key}={}", Format::Blocks(format).name())
 }
 
 /// The settings of a kernel over weights that `weight` selects.

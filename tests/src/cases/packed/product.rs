@@ -5,7 +5,7 @@ use tilekiln_kernels::matmul::packed::{SUB_BLOCK, groups_down, tiles_across};
 use super::super::trial::{for_each, number};
 use super::super::weights::{Format, bits};
 use super::super::{Case, CaseError, Trial};
-use super::{Division, How, PackedActivations, bounds, invariant, shapes, table};
+use super::{Division, How, PackedActivations, bounds, invariant, selected, shapes, table};
 use crate::reference::quant::{Activations, BlockFormat, matrix_product};
 use crate::reference::{Sum, values};
 
@@ -104,7 +104,7 @@ fn check_pair(trial: &mut Trial<'_>, format: BlockFormat, division: Division) ->
         let blocks = groups_down(rows) + groups_down(more_rows);
         let got = invariant(
             trial,
-            (&Format::Blocks(format).setting(), division),
+            (&selected("packed_pair", format), division),
             (tokens, blocks),
             launch,
         )?;

@@ -73,9 +73,9 @@ impl Columns {
     }
 
     /// Whether a tile's activations are loaded at once, before the tile is there, and stay in registers: those of several
-    /// column tiles do not.
+    /// column tiles do not, nor where a lane has whole tokens.
     pub fn are_kept(&self) -> bool {
-        self.count == 1
+        self.count == 1 && Quads::here(1).parts() > 1
     }
 
     /// Right operands of the sums of one column tile.

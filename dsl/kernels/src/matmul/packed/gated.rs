@@ -182,13 +182,13 @@ fn outputs(groups: usize, stride: usize) -> [Argument; 3] {
 pub const GATED: Entry = Entry {
     name: "packed_gated",
     parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.1.gated)(tiling(settings)?)),
+    build: |settings| Ok((weights::packable(settings, "weight")?.1.gated)(tiling(settings)?)),
     example: |settings, random| {
         let columns = tiling(settings)?.columns;
         let block = weights::named(settings)?.block_values;
         let (units, cols, tokens) = (random.size(1, 3), block * random.size(1, 3), random.size(1, 9));
         let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
-        let packed = (weights::packable(settings)?.0.bytes)(units * 64, cols);
+        let packed = (weights::packable(settings, "weight")?.0.bytes)(units * 64, cols);
         let mut arguments = vec![random.bytes(packed)];
         arguments.extend(sample_activations(random, stride, tiles));
         arguments.extend(outputs(units, stride));
@@ -202,14 +202,14 @@ pub const GATED: Entry = Entry {
 pub const GATE: Entry = Entry {
     name: "packed_gate",
     parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.1.gate)(tiling(settings)?)),
+    build: |settings| Ok((weights::packable(settings, "weight")?.1.gate)(tiling(settings)?)),
     example: |settings, random| {
         let columns = tiling(settings)?.columns;
         let block = weights::named(settings)?.block_values;
         let (groups, cols, tokens) = (random.size(1, 3), block * random.size(1, 3), random.size(1, 9));
         let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
         let (rows, offset) = (groups * SUB_BLOCK, random.size(0, 9));
-        let packed = (weights::packable(settings)?.0.bytes)(rows, cols);
+        let packed = (weights::packable(settings, "weight")?.0.bytes)(rows, cols);
         let mut arguments = vec![random.bytes(packed)];
         arguments.extend(sample_activations(random, stride, tiles));
         arguments.push(random.floats("f32", tokens * (rows + offset)));

@@ -168,11 +168,14 @@ pub const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 
 /// The setting for the blocks of a multiprocessor.
 pub const BLOCKS: Parameter = choice(
     "blocks",
-    "0",
+    "1",
     "blocks that should fit beside each other on a multiprocessor; 0 leaves it to the compiler",
 );
 /// The setting that names the format in the file.
 pub const FORMAT: Parameter = choice("weight", "q4_k", "weight format, as GGUF calls it");
+
+const FIRST: Parameter = choice("first", "q4_k", "format of the first matrix, as GGUF calls it");
+const SECOND: Parameter = choice("second", "q6_k", "format of the second matrix: q6_k");
 
 /// How the settings divide a product.
 ///
@@ -210,14 +213,14 @@ pub fn sample_activations(random: &mut Random, stride: usize, tiles: usize) -> [
 pub const ENTRY: Entry = Entry {
     name: "packed_product",
     parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.1.product)(tiling(settings)?)),
+    build: |settings| Ok((weights::packable(settings, "weight")?.1.product)(tiling(settings)?)),
     example: |settings, random| {
         let weight: &Weight = weights::named(settings)?;
         let tiling = tiling(settings)?;
         let (rows, cols) = (random.size(1, 70), weight.block_values * random.size(1, 4));
         let tokens = random.size(1, 17);
         let tiles = tiles_across(cols);
-        let packed = (weights::packable(settings)?.0.bytes)(rows, cols);
+        let packed = (weights::packable(settings, "weight")?.0.bytes)(rows, cols);
         let [words, scales, sums] = sample_activations(random, token_stride(tokens), tiles);
         Ok(Example {
             grid: [
@@ -245,14 +248,20 @@ pub const ENTRY: Entry = Entry {
 /// Files mix formats that way: values in more bits than queries and keys.
 pub const PAIR: Entry = Entry {
     name: "packed_pair",
-    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings)?.1.pair)(tiling(settings)?)),
+    parameters: &[FIRST, SECOND, WARPS, SLOTS, COLUMNS, BLOCKS],
+    build: |settings| {
+        let second = settings.text("second")?;
+        if second != Q6K::NAME {
+            return Err(settings.unsupported("second", second, &[Q6K::NAME]));
+        }
+        Ok((weights::packable(settings, "first")?.1.pair)(tiling(settings)?))
+    },
     example: |settings, random| {
         let tiling = tiling(settings)?;
         let (rows, more_rows, cols) = (random.size(1, 40), random.size(1, 40), 256 * random.size(1, 3));
         let tokens = random.size(1, 9);
         let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
-        let packed = (weights::packable(settings)?.0.bytes)(rows, cols);
+        let packed = (weights::packable(settings, "first")?.0.bytes)(rows, cols);
         let more = groups_down(more_rows) * tiles * Q6K::SECTIONS.bytes();
         let mut arguments = vec![random.bytes(packed), random.bytes(more)];
         arguments.extend(sample_activations(random, stride, tiles));
