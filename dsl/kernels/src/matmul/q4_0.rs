@@ -63,9 +63,10 @@ impl PackedFormat for Q4_0 {
     const HAS_MINIMA: bool = false;
 
     fn codes(block: &[u8], codes: &mut [u8]) {
-        for (index, byte) in block[2..].iter().enumerate() {
+        let (low, high) = codes.split_at_mut(16);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[2..]) {
             // 8 less, in four bits of two's complement
-            (codes[index], codes[index + 16]) = (byte & 15 ^ 8, byte >> 4 ^ 8);
+            (*low, *high) = (byte & 15 ^ 8, byte >> 4 ^ 8);
         }
     }
 

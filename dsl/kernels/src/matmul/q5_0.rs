@@ -65,11 +65,13 @@ impl PackedFormat for Q5_0 {
     const HAS_MINIMA: bool = false;
 
     fn codes(block: &[u8], codes: &mut [u8]) {
-        for (index, code) in codes.iter_mut().enumerate() {
-            let low = block[6 + index % 16] >> (index / 16 * 4) & 15;
-            let high = block[2 + index / 8] >> (index % 8) & 1;
-            // 16 less, in five bits of two's complement
-            *code = (low | high << 4) ^ 16;
+        let (highest, quants) = block[2..].split_at(4);
+        let eights = codes.chunks_exact_mut(8).zip(highest);
+        for (index, (codes, highest)) in eights.enumerate() {
+            for (bit, (code, byte)) in codes.iter_mut().zip(&quants[index % 2 * 8..]).enumerate() {
+                // 16 less, in five bits of two's complement
+                *code = (byte >> (index / 2 * 4) & 15 | (highest >> bit & 1) << 4) ^ 16;
+            }
         }
     }
 

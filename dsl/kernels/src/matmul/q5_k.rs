@@ -64,10 +64,12 @@ impl PackedFormat for Q5K {
     const HAS_MINIMA: bool = true;
 
     fn codes(block: &[u8], codes: &mut [u8]) {
-        for (index, code) in codes.iter_mut().enumerate() {
-            let (group, value) = (index / 32, index % 32);
-            let low = block[48 + group / 2 * 32 + value] >> (group % 2 * 4) & 15;
-            *code = low | (block[16 + value] >> group & 1) << 4;
+        let high = &block[16..48];
+        for (group, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let low = &block[48 + group / 2 * 32..];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                *code = low >> (group % 2 * 4) & 15 | (high >> group & 1) << 4;
+            }
         }
     }
 

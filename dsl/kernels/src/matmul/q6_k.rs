@@ -72,12 +72,14 @@ impl PackedFormat for Q6K {
     const HAS_MINIMA: bool = false;
 
     fn codes(block: &[u8], codes: &mut [u8]) {
-        for (index, code) in codes.iter_mut().enumerate() {
-            let (half, part, value) = (index / 128, index / 32 % 4, index % 32);
-            let low = block[half * 64 + part % 2 * 32 + value] >> (part / 2 * 4) & 15;
-            let high = block[128 + half * 32 + value] >> (part * 2) & 3;
-            // 32 less, in six bits of two's complement
-            *code = (low | high << 4) ^ 32;
+        for (index, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let (half, part) = (index / 4, index % 4);
+            let low = &block[half * 64 + part % 2 * 32..];
+            let high = &block[128 + half * 32..];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                // 32 less, in six bits of two's complement
+                *code = (low >> (part / 2 * 4) & 15 | (high >> (part * 2) & 3) << 4) ^ 32;
+            }
         }
     }
 

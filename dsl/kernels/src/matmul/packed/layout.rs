@@ -209,7 +209,7 @@ mod tests {
         for layout in LAYOUTS {
             for value_bytes in [1, 2] {
                 let quads = Quads::new(layout, value_bytes);
-                let mut taken = vec![false; 128];
+                let mut taken = [false; 128];
                 for word in 0..128 {
                     let stored = quads.right(word);
                     assert!(!std::mem::replace(&mut taken[stored], true), "{layout:?}: {word}");

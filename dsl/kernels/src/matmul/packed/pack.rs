@@ -6,6 +6,9 @@ use super::format::PackedFormat;
 use super::halves;
 use super::layout::{Quads, SUB_BLOCK, Sections, TILE_COLS, TILE_ROWS, tiles_across};
 
+/// [`PackedFormat::codes`]
+type ReadCodes = fn(&[u8], &mut [u8]);
+
 /// Makes tiles of one format for one layout.
 ///
 /// Values are moved bit for bit: nothing is computed, and every bit of a file's rows is in exactly one place.
@@ -14,64 +17,78 @@ pub struct Packer {
     block_values: usize,
     block_bytes: usize,
     /// The codes of a block; without it, values are moved whole.
-    codes: Option<fn(&[u8], &mut [u8])>,
+    codes: Option<ReadCodes>,
     scale_parts: &'static [(usize, usize)],
-    /// Byte of row 0 and shift of each value's bits, plane after plane: `[planes][TILE_COLS]`.
-    places: Vec<[(u16, u8); TILE_COLS]>,
-    /// How many bytes further the values of a row are than those of row 0, plane after plane.
-    rows: Vec<[u16; TILE_ROWS]>,
+    planes: Vec<Places>,
+}
+
+/// Where the words of a plane's rows go. A word has four neighbours along k: of all sub-blocks that share bytes.
+struct Places {
+    /// Byte of each word of row 0, in the order of its values.
+    words: Vec<usize>,
+    /// How many bytes further the words of each row are.
+    rows: [usize; TILE_ROWS],
+}
+
+impl Places {
+    /// `place`: the byte of a word of a row.
+    fn new(words: usize, place: impl Fn(usize, usize) -> usize) -> Self {
+        Self {
+            words: (0..words).map(|word| place(0, word)).collect(),
+            rows: std::array::from_fn(|row| place(row, 0) - place(0, 0)),
+        }
+    }
+
+    /// Stores the words of a row from word `first` on.
+    fn store(&self, tile: &mut [u8], row: usize, first: usize, bytes: &[u8]) {
+        for (word, place) in bytes.as_chunks::<4>().0.iter().zip(&self.words[first..]) {
+            let at = self.rows[row] + place;
+            tile[at..at + 4].copy_from_slice(word);
+        }
+    }
 }
 
 impl Packer {
     /// Packs a format of quantised values.
     pub fn new<Format: PackedFormat>(layout: FragmentLayout) -> Self {
         let quads = Quads::new(layout, 1);
-        let mut packer = Self {
-            sections: Format::SECTIONS,
+        let sections = Format::SECTIONS;
+        let planes = sections.planes.iter().enumerate().map(|(index, &bits)| {
+            // a byte has one value of each of `8 / bits` sub-blocks
+            Places::new(bits * SUB_BLOCK / 4, |row, word| {
+                let (group, k) = (word * 4 / SUB_BLOCK, word * 4 % SUB_BLOCK);
+                let (step, lane, byte) = quads.left(row % 16, k);
+                let quad = group * quads.steps() + step;
+                sections.plane(index) + quads.start(row / 16, bits * quads.steps(), quad) + lane * 16 + byte
+            })
+        });
+        Self {
+            sections,
             block_values: Format::BLOCK_VALUES,
             block_bytes: Format::BLOCK_BYTES,
             codes: Some(Format::codes),
             scale_parts: Format::SCALE_PARTS,
-            places: Vec::new(),
-            rows: Vec::new(),
-        };
-        for (index, &bits) in packer.sections.planes.iter().enumerate() {
-            let place = |row: usize, col: usize| {
-                let (sub_block, k) = (col / SUB_BLOCK, col % SUB_BLOCK);
-                let (step, lane, byte) = quads.left(row % 16, k);
-                let quad = sub_block * bits / 8 * quads.steps() + step;
-                let byte = quads.start(row / 16, bits * quads.steps(), quad) + lane * 16 + byte;
-                (packer.sections.plane(index) + byte, sub_block % (8 / bits) * bits)
-            };
-            let first = place(0, 0).0;
-            packer
-                .rows
-                .push(std::array::from_fn(|row| (place(row, 0).0 - first) as u16));
-            packer.places.push(std::array::from_fn(|col| {
-                let (byte, shift) = place(0, col);
-                (byte as u16, shift as u8)
-            }));
+            planes: planes.collect(),
         }
-        packer
     }
 
     /// Packs 16-bit floats.
     pub fn halves(layout: FragmentLayout) -> Self {
         let quads = Quads::new(layout, 2);
-        let place = |row: usize, col: usize| {
+        let places = Places::new(TILE_COLS / 2, |row, word| {
+            let col = word * 2;
             let (step, lane, byte) = quads.left(row % 16, col % SUB_BLOCK);
             let quad = (col / SUB_BLOCK * quads.steps() + step) * quads.per_step() + byte / 16;
             let quads_of_half = TILE_COLS / SUB_BLOCK * quads.steps() * quads.per_step();
             quads.start(row / 16, quads_of_half, quad) + lane * 16 + byte % 16
-        };
+        });
         Self {
             sections: halves::SECTIONS,
             block_values: SUB_BLOCK,
             block_bytes: SUB_BLOCK * 2,
             codes: None,
             scale_parts: &[],
-            places: vec![std::array::from_fn(|col| (place(0, col) as u16, 0))],
-            rows: vec![std::array::from_fn(|row| (place(row, 0) - place(0, 0)) as u16)],
+            planes: vec![places],
         }
     }
 
@@ -91,36 +108,41 @@ impl Packer {
     /// # Panics
     /// If the lengths do not fit: the group is as long as its tiles, rows are whole blocks.
     pub fn pack_group(&self, file: &[u8], row_bytes: usize, group: &mut [u8]) {
-        let tile_blocks = TILE_COLS / self.block_values;
-        let mut codes = vec![0; self.block_values];
-        let top = self.sections.bits();
+        let bytes_across = TILE_COLS / self.block_values * self.block_bytes;
         for (row, bytes) in file.chunks_exact(row_bytes).enumerate() {
-            for (index, block) in bytes.chunks_exact(self.block_bytes).enumerate() {
-                let tile = &mut group[index / tile_blocks * self.tile_bytes()..][..self.tile_bytes()];
-                let block_of_tile = index % tile_blocks;
-                let Some(read_codes) = self.codes else {
-                    let places = &self.places[0][block_of_tile * self.block_values..];
-                    for (half, (byte, _)) in block.as_chunks::<2>().0.iter().zip(places) {
-                        let at = usize::from(self.rows[0][row]) + usize::from(*byte);
-                        tile[at..at + 2].copy_from_slice(half);
-                    }
-                    continue;
-                };
-                read_codes(block, &mut codes);
-                let mut below = top;
-                for ((plane, places), rows) in self.sections.planes.iter().zip(&self.places).zip(&self.rows) {
-                    below -= plane;
-                    let mask = ((1u16 << plane) - 1) as u8;
-                    let places = &places[block_of_tile * self.block_values..][..self.block_values];
-                    for (code, (byte, shift)) in codes.iter().zip(places) {
-                        let bits = code >> below & mask;
-                        tile[usize::from(rows[row]) + usize::from(*byte)] |= bits << shift;
+            let tiles = group.chunks_exact_mut(self.tile_bytes());
+            for (tile, blocks) in tiles.zip(bytes.chunks(bytes_across)) {
+                match self.codes {
+                    Some(codes) => self.pack_blocks(codes, blocks, tile, row),
+                    None => self.planes[0].store(tile, row, 0, blocks),
+                }
+            }
+        }
+    }
+
+    /// Packs the blocks of a row of a tile.
+    fn pack_blocks(&self, read_codes: ReadCodes, blocks: &[u8], tile: &mut [u8], row: usize) {
+        let mut codes = [0; TILE_COLS];
+        let blocks = blocks.chunks_exact(self.block_bytes);
+        for (index, (block, codes)) in blocks.zip(codes.chunks_exact_mut(self.block_values)).enumerate() {
+            read_codes(block, codes);
+            for (part, &(from, bytes)) in self.scale_parts.iter().enumerate() {
+                let to = self.sections.scale(part) + row * self.sections.scales[part] + index * bytes;
+                tile[to..to + bytes].copy_from_slice(&block[from..from + bytes]);
+            }
+        }
+        let mut below = self.sections.bits();
+        for (bits, places) in self.sections.planes.iter().zip(&self.planes) {
+            below -= bits;
+            let mask = ((1u16 << bits) - 1) as u8;
+            for (group, codes) in codes.chunks_exact(8 / bits * SUB_BLOCK).enumerate() {
+                let mut fields = [0; SUB_BLOCK];
+                for (field, codes) in codes.as_chunks::<SUB_BLOCK>().0.iter().enumerate() {
+                    for (byte, code) in fields.iter_mut().zip(codes) {
+                        *byte |= (code >> below & mask) << (field * bits);
                     }
                 }
-                for (part, &(from, bytes)) in self.scale_parts.iter().enumerate() {
-                    let to = self.sections.scale(part) + row * self.sections.scales[part] + block_of_tile * bytes;
-                    tile[to..to + bytes].copy_from_slice(&block[from..from + bytes]);
-                }
+                places.store(tile, row, group * (SUB_BLOCK / 4), &fields);
             }
         }
     }
