@@ -155,7 +155,7 @@ const PLE_OUT: Stage = Stage {
     name: "ple out",
     rows: HIDDEN,
     cols: PLE,
-    division: division(1, 1, 0, 80),
+    division: division(1, 1, 1, 80),
     prototype: NONE,
     ..DOWN
 };
@@ -174,9 +174,8 @@ const PLE_MODEL: Stage = Stage {
     weight: "f16",
     rows: PLE * LAYERS,
     cols: HIDDEN,
-    division: division(10, 1, 0, 112),
+    division: division(10, 1, 1, 112),
     prototype: NONE,
-    ..DOWN
 };
 const STAGES: [Stage; 10] = [
     GATE_UP, DOWN, DOWN_Q6, QKV_STAGE, QKV_PAIR, OUT, PLE_GATE, PLE_OUT, HEAD, PLE_MODEL,
@@ -203,7 +202,7 @@ impl Stage {
         let Division {
             warps, slots, beside, ..
         } = self.division;
-        let blocks = if columns == 1 { beside } else { 0 };
+        let blocks = if columns == 1 { beside } else { 1 };
         format!(
             "{element}={},warps={warps},slots={slots},columns={columns},blocks={blocks}",
             self.weight
@@ -242,7 +241,7 @@ impl Stage {
         };
         for &warps in warps {
             for slots in 1..=4 {
-                for beside in [0, 2] {
+                for beside in [1, 2] {
                     for &grid in &grids {
                         all.push(division(warps, slots, beside, grid));
                     }
