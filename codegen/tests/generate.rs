@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::kernels::{everything, matmul, rms_norm};
+use common::kernels::{everything, instructions, matmul, rms_norm};
 use common::*;
 use tilekiln_codegen::generate;
 use tilekiln_dsl::ir::*;
@@ -17,6 +17,7 @@ fn examples(target: &str) -> Vec<Kernel> {
         matmul(target, Scalar::F16),
         matmul(target, Scalar::BF16),
         everything(target),
+        instructions(target),
         large_tiles(target),
     ]
 }
@@ -336,6 +337,13 @@ fn errors_name_what_exists() {
     wrong_fragments.target.fragments = tilekiln_dsl::target::FragmentLayout::Wmma16x16x16;
     let mut wrong_element = matmul("sm_90", Scalar::F16);
     wrong_element.target.mma_elements = &[Scalar::BF16];
+    // bytes come as single instructions only
+    let mut square_of_bytes = matmul("sm_90", Scalar::F16);
+    for stmt in &mut square_of_bytes.body.block {
+        set_element(stmt, Scalar::I8);
+    }
+    let mut bulk_copy = instructions("sm_90");
+    bulk_copy.target = tilekiln_dsl::target::Target::named("sm_80").unwrap().clone();
     let mut matrix_load = matmul("sm_90", Scalar::F16);
     matrix_load.target = tilekiln_dsl::target::Target::named("gfx1150").unwrap().clone();
     for (kernel, parts) in [
@@ -346,10 +354,58 @@ fn errors_name_what_exists() {
         (wrong_fragments, vec!["Wmma16x16x16", "PairOfM16N8K16"]),
         (wrong_element, vec!["f16", "bf16"]),
         (matrix_load, vec!["gfx1150", "ordinary loads"]),
+        (square_of_bytes, vec!["i8", "f16 and bf16"]),
+        (bulk_copy, vec!["sm_80 has no bulk copies", "async_copy"]),
     ] {
         let error = generate(&kernel).unwrap_err();
         for part in parts {
             assert!(error.message.contains(part), "{part}: {error}");
         }
     }
+}
+
+/// Turns every matrix product of a statement into one of another element.
+fn set_element(stmt: &mut Stmt, to: Scalar) {
+    match &mut stmt.kind {
+        StmtKind::Mma { element, .. } => *element = to,
+        StmtKind::If { then, otherwise, .. } => then.iter_mut().chain(otherwise).for_each(|stmt| set_element(stmt, to)),
+        StmtKind::For { body, .. } | StmtKind::While { body, .. } => {
+            body.iter_mut().for_each(|stmt| set_element(stmt, to));
+        }
+        _ => {}
+    }
+}
+
+/// Restricted pointers let a compiler read before the wait what an earlier launch still writes.
+#[test]
+fn kernels_that_wait_read_through_plain_pointers() {
+    for (target, waits) in [("sm_90", true), ("sm_80", false), ("gfx1150", false)] {
+        let text = generate(&instructions(target)).unwrap().text;
+        let head = &text[text.find("instructions(").unwrap()..];
+        let head = &head[..head.find("\n{").unwrap()];
+        let restricted: Vec<bool> = head.lines().map(|line| line.contains("__restrict__")).collect();
+        assert_eq!(restricted, [!waits, true, !waits], "{target}: {head}");
+        assert_eq!(text.contains("wait_for_prerequisites();"), waits, "{target}");
+    }
+}
+
+/// What a kernel takes is the same for all settings, what it reads is not.
+#[test]
+fn parameters_that_nothing_reads_are_marked() {
+    let mut b = Build::new();
+    b.comment("w");
+    let (n, zero) = (b.param(U32, 2), b.f32(0.0));
+    b.store(X, n, F32, zero);
+    let parameters = vec![
+        memory("x", Scalar::F32, Access::Write, &["n"]),
+        memory("w", Scalar::F32, Access::Read, &["n"]),
+        scalar("n", Scalar::U32),
+    ];
+    let text = generate(&kernel("gfx1150", "example", "example", 32, parameters, b.finish()))
+        .unwrap()
+        .text;
+    let head = r"example(float* __restrict__ x,                          // [n]
+        [[maybe_unused]] const float* __restrict__ w,   // [n]
+        unsigned n)";
+    assert!(text.contains(head), "{text}");
 }

@@ -224,8 +224,51 @@ fn packs(x: In<u8>, y: Out<u32>) {
     });
 }
 
+/// Each warp multiplies the tiles of its own ring, a different number of them, with operands filled word by word.
+#[kernel(threads = warps * 32)]
+fn ring_of_operands(x: In<u8>, y: Out<i32>, tiles: u32, #[comptime] warps: usize) {
+    trigger_dependents();
+    let ring = CopyRing::new(warps, 2, 1024);
+    for slot in 0..2 {
+        ring.fetch(slot, x, (warp_index() + slot * warps) * 1024, 1024);
+    }
+    wait_for_prerequisites();
+    let layout = target().fragments;
+    let sums = Products::<i32>::filled(2, 7);
+    let mut slot = u32(0);
+    let mut parity = u32(0);
+    for tile in stepped(warp_index(), tiles, warps) {
+        ring.wait(slot, parity);
+        let rows = RowOperand::<u8>::undefined();
+        let columns = ColumnOperand::<i8>::undefined();
+        for word in 0..layout.words_per_row(1) {
+            for row in 0..layout.lane_rows() {
+                let at = ring.start_of(slot) + (operand_row(row) * 16 + operand_part() * 4);
+                rows.set(row, word, ring.tiles.load_as::<u32>(at));
+            }
+            columns.set(
+                word,
+                ring.tiles.load_as::<u32>(ring.start_of(slot) + operand_column() * 16),
+            );
+        }
+        for half in unrolled(0..2) {
+            multiply(sums.at(half), rows, columns);
+        }
+        warp_barrier();
+        ring.fetch(slot, x, (tile + 2 * warps) * 1024, 1024);
+        slot = slot ^ 1;
+        if slot == 0 {
+            parity = parity ^ 1;
+        }
+    }
+    sums.at(1).each(|element, sum| {
+        y[(warp_index() * 16 + element.row) * 16 + element.column] = sum;
+    });
+}
+
 fn sensible() -> Vec<KernelDef> {
     vec![
+        ring_of_operands(3),
         after_block_return(),
         in_parameter_loop(),
         in_loaded_loop(),
@@ -366,6 +409,15 @@ fn damaged_kernels_are_found() {
         "{found:?}"
     );
     assert_eq!(found.len(), 2, "its load and its product: {found:?}");
+
+    let mut sums = recorded(ring_of_operands(1));
+    let held = sums.body.registers.iter_mut().find(|r| r.name == "sums");
+    held.expect("the sums").element = tilekiln_dsl::ir::Scalar::F32;
+    let found = problems(&sums);
+    assert!(
+        found[0].contains("accumulator `sums` has 4 registers of f32"),
+        "{found:?}"
+    );
 
     let mut wrong_target = recorded(packs());
     wrong_target.target.mma_elements = &[];

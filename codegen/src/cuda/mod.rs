@@ -98,6 +98,12 @@ impl Language for Cuda {
             _ => "",
         }
     }
+    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
+        match blocks {
+            0 => format!("__launch_bounds__({threads})"),
+            _ => format!("__launch_bounds__({threads}, {blocks})"),
+        }
+    }
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, async_copy, needs)
     }

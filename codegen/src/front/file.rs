@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tilekiln_dsl::ir::{FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar};
+use tilekiln_dsl::ir::{
+    Access, Block, FunctionId, FunctionParameterKind, Kernel, Literal, Location, ParameterKind, Scalar, StmtKind,
+};
 
 use super::body::{File, FileTable, Printer};
 use super::effects::{Owner, call_effects, is_read_only};
@@ -406,6 +408,13 @@ fn write_function(file: &mut File<'_>, index: usize) -> Result<Output, CodegenEr
     Ok(head)
 }
 
+fn waits_for_prerequisites(block: &Block) -> bool {
+    block.iter().any(|stmt| {
+        let inside = stmt.kind.blocks();
+        matches!(stmt.kind, StmtKind::WaitForPrerequisites) || inside.into_iter().any(waits_for_prerequisites)
+    })
+}
+
 fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenError> {
     let kernel = file.kernel;
     let bounds = file.language.launch_bounds(kernel.threads, kernel.blocks);
@@ -413,7 +422,12 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
     let at = Some(kernel.at);
     let mut head = Output::default();
     head.line(format!("extern \"C\" __global__ void {bounds}"), at);
+    printer.out.indent();
+    printer.declare_shared(dynamic)?;
+    printer.block(&kernel.body.block)?;
+    printer.out.dedent();
     let open = format!("{}(", kernel.symbol);
+    let waits = kernel.target.dependent_launch && waits_for_prerequisites(&kernel.body.block);
     let mut rows = Vec::new();
     for (parameter, name) in kernel.parameters.iter().zip(printer.parameters.clone()) {
         let (text, shape) = match &parameter.kind {
@@ -421,13 +435,23 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
                 format!("{} {name}", printer.type_name((*scalar).into(), parameter.at)?),
                 &[][..],
             ),
-            ParameterKind::Memory { element, shape, .. } => {
+            ParameterKind::Memory { element, access, shape } => {
                 let ty = printer.type_name((*element).into(), parameter.at)?;
                 let qualifier = if is_read_only(&parameter.kind) { "const " } else { "" };
-                (format!("{qualifier}{ty}* __restrict__ {name}"), &shape[..])
+                // what an earlier launch still writes must not be read before the wait, as a compiler may do with
+                // restricted pointers
+                let is_written_only = matches!(access, Access::Write);
+                let restrict = if waits && !is_written_only { "" } else { " __restrict__" };
+                (format!("{qualifier}{ty}*{restrict} {name}"), &shape[..])
             }
         };
-        rows.push((text, shape, parameter.at));
+        // settings decide what a kernel reads, not what it takes
+        let lead = if printer.out.mentions(&name) {
+            ""
+        } else {
+            "[[maybe_unused]] "
+        };
+        rows.push((format!("{lead}{text}"), shape, parameter.at));
     }
     let last = rows.len().saturating_sub(1);
     let width = rows
@@ -455,10 +479,6 @@ fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenErr
         head.lines.push((line, Some(*at)));
     }
     head.line("{", at);
-    printer.out.indent();
-    printer.declare_shared(dynamic)?;
-    printer.block(&kernel.body.block)?;
-    printer.out.dedent();
     printer.out.line("}", at);
     head.append(printer.finish());
     Ok(head)

@@ -80,6 +80,15 @@ impl Output {
         }
     }
 
+    /// Whether the code, comments aside, has this name somewhere.
+    pub fn mentions(&self, name: &str) -> bool {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        self.lines.iter().any(|(line, _)| {
+            let code = line.split("//").next().unwrap_or_default();
+            code.split(|c: char| !is_part(c)).any(|word| word == name)
+        })
+    }
+
     /// Whether it is one plain statement, which needs no braces.
     pub fn is_single_statement(&self) -> bool {
         match &self.lines[..] {

@@ -97,6 +97,10 @@ impl Language for Hip {
             _ => "",
         }
     }
+    // registers do not limit how many blocks of these kernels fit: a compute unit has 192 KiB of them for each SIMD
+    fn launch_bounds(&self, threads: usize, _blocks: usize) -> String {
+        format!("__launch_bounds__({threads})")
+    }
     fn sync(&self, what: Sync, _: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, needs)
     }

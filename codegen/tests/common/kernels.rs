@@ -733,3 +733,113 @@ pub fn everything(target: &str) -> Kernel {
     });
     kernel
 }
+
+/// Single matrix instructions of every element, and tiles that one thread copies where the target can.
+pub fn instructions(target: &str) -> Kernel {
+    let mut b = Build::new();
+    let target_entry = Target::named(target).unwrap();
+    let layout = target_entry.fragments;
+    let (x, out) = (Memory::Parameter(0), Memory::Parameter(1));
+    let tile = b.shared("tile", Scalar::U8, 2048, "[2, 1024]");
+    let thread = b.builtin(Builtin::ThreadIndex);
+    let zero = b.u32(0);
+    let chunk = Type::Vector(Scalar::U32, 4);
+    if target_entry.bulk_copy {
+        let arrived = b.shared("arrived", Scalar::U64, 2, "");
+        let Memory::Shared(barriers) = arrived else {
+            unreachable!()
+        };
+        b.stmt(StmtKind::InitCopyBarriers { barriers });
+        b.stmt(StmtKind::Barrier);
+        let warp = b.builtin(Builtin::Warp);
+        let bytes = b.u32(1024);
+        let start = b.mul(warp, bytes);
+        let place = |memory, index, access| Place { memory, index, access };
+        let barrier = place(arrived, warp, Scalar::U64.into());
+        b.stmt(StmtKind::BulkCopy {
+            to: place(tile, start, chunk),
+            from: place(x, start, chunk),
+            bytes,
+            barrier,
+        });
+        b.stmt(StmtKind::WaitForCopy { barrier, parity: zero });
+    } else {
+        let sixteen = b.u32(16);
+        let start = b.mul(thread, sixteen);
+        let place = |memory| Place {
+            memory,
+            index: start,
+            access: chunk,
+        };
+        b.stmt(StmtKind::AsyncCopy {
+            to: place(tile),
+            from: place(x),
+        });
+        b.stmt(StmtKind::AsyncCommit);
+        b.stmt(StmtKind::AsyncWait { pending: 0 });
+        b.stmt(StmtKind::Barrier);
+    }
+    b.stmt(StmtKind::TriggerDependents);
+    b.stmt(StmtKind::WaitForPrerequisites);
+    for (number, (element, sum)) in [
+        (Scalar::F16, Literal::F32(0.0)),
+        (Scalar::BF16, Literal::F32(1.0)),
+        (Scalar::I8, Literal::I32(0)),
+        (Scalar::U8, Literal::I32(0x4b40_0000)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let words = layout.words_per_row(element.bytes());
+        let left = b.registers("left", Scalar::U32, &[layout.lane_rows() * words], "16 rows", None);
+        let right = b.registers("right", Scalar::U32, &[words], "a column", None);
+        let held = layout.column_accumulators();
+        let sums = b.registers("sums", sum.scalar(), &[2, held], "two products", Some(sum));
+        let sixteen = b.u32(16);
+        let start = b.mul(thread, sixteen);
+        let word = b.load(tile, start, U32);
+        for (registers, count) in [(left, layout.lane_rows() * words), (right, words)] {
+            b.unrolled("word", count as u32, |b, index| {
+                let value = b.add(word, index);
+                b.set_element(registers, &[index], value);
+            });
+        }
+        let whole = |registers| RegisterRef {
+            registers,
+            index: vec![],
+        };
+        let one = b.u32(1);
+        b.stmt(StmtKind::Mma {
+            accumulator: RegisterRef {
+                registers: sums,
+                index: vec![one],
+            },
+            a: whole(left),
+            b: whole(right),
+            element,
+            shape: MmaShape::Instruction,
+        });
+        let last = b.u32(held as u32 - 1);
+        let sum = b.element(sums, &[one, last]);
+        let sum = if sum_is_float(&b, sum) {
+            sum
+        } else {
+            b.eval(F32, Op::Bitcast(sum))
+        };
+        let first = b.u32(64 * number as u32);
+        let place = b.add(first, thread);
+        b.store(out, place, F32, sum);
+    }
+    let parameters = vec![
+        memory("x", Scalar::U8, Access::Read, &["bytes"]),
+        memory("out", Scalar::F32, Access::Write, &["threads"]),
+        memory("both", Scalar::F32, Access::ReadWrite, &["threads"]),
+    ];
+    let one = b.f32(1.0);
+    b.store(Memory::Parameter(2), thread, F32, one);
+    kernel(target, "instructions", "instructions", 64, parameters, b.finish())
+}
+
+fn sum_is_float(b: &Build, value: ValueId) -> bool {
+    b.ty(value) == F32
+}

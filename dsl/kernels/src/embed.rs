@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use crate::matmul::codec::{WeightCodec, locate};
+use crate::matmul::codec::WeightCodec;
 use crate::matmul::weights::{self, WEIGHT};
 use crate::registry::prelude::*;
 
@@ -26,8 +26,7 @@ pub fn embed<Weight: WeightCodec>(
     let id = ids[token];
     if id >= first_row && id - first_row < row_count {
         for group in strided(cols / 32, threads) {
-            let (block, group_of_block) = locate::<Weight>(id - first_row, cols, group);
-            let values = Weight::decode(table, block, group_of_block);
+            let values = Weight::decode(table, id - first_row, cols, group);
             let first = token * stride + group * 32;
             for i in unrolled(0..32) {
                 out[first + i] = values[i] * scale;

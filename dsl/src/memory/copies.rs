@@ -2,7 +2,7 @@
 
 use super::shared::Shared;
 use super::*;
-use crate::record::{statement, target, with};
+use crate::record::{error, statement, target, with};
 use crate::value::{IntoIndex, IntoVal, barrier, lane_strided, warp_barrier, warp_index};
 
 /// A ring of tiles for each warp of a block. A warp keeps up to `slots` copies in flight, waits for the oldest, uses it,
@@ -25,6 +25,14 @@ impl CopyRing {
     #[track_caller]
     pub fn new(warps: usize, slots: usize, tile_bytes: usize) -> Self {
         let at = Location::caller();
+        if !tile_bytes.is_multiple_of(16) || warps * slots * tile_bytes == 0 {
+            error(
+                at,
+                format!("a copy ring of {slots} tiles of {tile_bytes} bytes for each of {warps} warps"),
+                "1 or more of each, tiles of whole multiples of 16 bytes",
+                format!("tiles of {} bytes", tile_bytes.next_multiple_of(16).max(16)),
+            );
+        }
         let note = format!("[{warps} warps, {slots} tiles, {tile_bytes} bytes]");
         let tiles = Shared::with_note(warps * slots * tile_bytes, Some(note), at);
         tiles.rename("tiles");

@@ -79,16 +79,16 @@ pub fn operand_part() -> Val<u32> {
 macro_rules! operand {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub struct $name<T> {
+        pub struct $name<T: MatrixElement> {
             registers: Registers<u32>,
             marker: PhantomData<fn() -> T>,
         }
-        impl<T> Clone for $name<T> {
+        impl<T: MatrixElement> Clone for $name<T> {
             fn clone(&self) -> Self {
                 *self
             }
         }
-        impl<T> Copy for $name<T> {}
+        impl<T: MatrixElement> Copy for $name<T> {}
         impl<T: MatrixElement> $name<T> {
             /// Words of a row or column that this lane supplies.
             pub fn words() -> usize {
@@ -171,12 +171,21 @@ impl<S: Numeric> Products<S> {
     /// `count` products of zeros.
     #[track_caller]
     pub fn zeros(count: usize) -> Self {
-        let at = Location::caller();
+        Self::starting(count, S::ZERO, Location::caller())
+    }
+
+    /// `count` products whose sums all start at `value`.
+    #[track_caller]
+    pub fn filled(count: usize, value: S) -> Self {
+        Self::starting(count, value.literal(), Location::caller())
+    }
+
+    fn starting(count: usize, value: Literal, at: Location) -> Self {
         let plural = if count == 1 { "" } else { "s" };
         let note = format!("{count} product{plural} of 16 rows and {} columns", layout().columns());
         let dims = [count, layout().column_accumulators()];
         Self {
-            registers: Registers::declare(&dims, Some(S::ZERO), Some(note), at),
+            registers: Registers::declare(&dims, Some(value), Some(note), at),
             count,
         }
     }
@@ -205,25 +214,35 @@ impl<S: Numeric> Products<S> {
         layout().column_accumulators() / layout().rows_per_lane()
     }
 
-    /// The row that is row `slot` of this lane, below [`Self::lane_rows`].
+    /// The row that is row `slot` of this lane, below [`Self::lane_rows`]: comptime, or the variable of an unrolled loop.
     #[track_caller]
-    pub fn row(slot: usize) -> Val<u32> {
+    pub fn row(slot: impl Into<RegisterIndex>) -> Val<u32> {
         let lane = lane_index();
-        match (layout(), slot) {
-            (FragmentLayout::PairOfM16N8K16, 0) => lane / 4,
-            (FragmentLayout::PairOfM16N8K16, _) => lane / 4 + 8,
-            (FragmentLayout::Wmma16x16x16, slot) => lane / 16 + 2 * slot,
+        match layout() {
+            FragmentLayout::PairOfM16N8K16 => strided_from(lane / 4, slot.into(), 8),
+            FragmentLayout::Wmma16x16x16 => strided_from(lane / 16, slot.into(), 2),
         }
     }
 
-    /// The column that is column `slot` of this lane, below [`Self::lane_columns`].
+    /// The column that is column `slot` of this lane, below [`Self::lane_columns`], likewise.
     #[track_caller]
-    pub fn column(slot: usize) -> Val<u32> {
+    pub fn column(slot: impl Into<RegisterIndex>) -> Val<u32> {
         let lane = lane_index();
         match layout() {
-            FragmentLayout::PairOfM16N8K16 => lane % 4 * 2 + slot,
+            FragmentLayout::PairOfM16N8K16 => strided_from(lane % 4 * 2, slot.into(), 1),
             FragmentLayout::Wmma16x16x16 => lane % 16,
         }
+    }
+}
+
+/// `first + slot * stride`, without what adds nothing.
+#[track_caller]
+fn strided_from(first: Val<u32>, slot: RegisterIndex, stride: usize) -> Val<u32> {
+    match slot {
+        RegisterIndex::Known(0) => first,
+        RegisterIndex::Known(slot) => first + slot * stride,
+        RegisterIndex::Value(slot) if stride == 1 => first + slot,
+        RegisterIndex::Value(slot) => first + slot * stride,
     }
 }
 
@@ -245,24 +264,33 @@ impl<S: Numeric> Product<S> {
         self.index.id(self.registers.dims[0], self.at)
     }
 
-    fn element(row: usize, column: usize) -> usize {
-        row * Products::<S>::lane_columns() + column
+    fn element(self, row: RegisterIndex, column: RegisterIndex, at: Location) -> ValueId {
+        let columns = Products::<S>::lane_columns();
+        let element = match (row, column) {
+            (RegisterIndex::Known(row), RegisterIndex::Known(column)) => RegisterIndex::Known(row * columns + column),
+            (row, column) => {
+                let row = Val::<u32>::of_value(row.id(Products::<S>::lane_rows(), at));
+                let column = Val::<u32>::of_value(column.id(columns, at));
+                RegisterIndex::Value(if columns == 1 { row } else { row * columns + column })
+            }
+        };
+        element.id(self.registers.dims[1], at)
     }
 
-    /// The sum at this lane's row `row` and column `column`.
+    /// The sum at this lane's row `row` and column `column`: comptime, or variables of unrolled loops.
     #[track_caller]
-    pub fn get(self, row: usize, column: usize) -> Val<S> {
+    pub fn get(self, row: impl Into<RegisterIndex>, column: impl Into<RegisterIndex>) -> Val<S> {
         let at = Location::caller();
-        let element = RegisterIndex::from(Self::element(row, column)).id(self.registers.dims[1], at);
+        let element = self.element(row.into(), column.into(), at);
         self.registers.read(vec![self.prefix(), element], at)
     }
 
     /// Replaces the sum at this lane's row `row` and column `column`.
     #[track_caller]
-    pub fn set(self, row: usize, column: usize, value: impl IntoVal<S>) {
+    pub fn set(self, row: impl Into<RegisterIndex>, column: impl Into<RegisterIndex>, value: impl IntoVal<S>) {
         let at = Location::caller();
         let value = value.into_val(1, at).settled(at);
-        let element = RegisterIndex::from(Self::element(row, column)).id(self.registers.dims[1], at);
+        let element = self.element(row.into(), column.into(), at);
         self.registers.write(vec![self.prefix(), element], value, at);
     }
 

@@ -624,9 +624,9 @@ impl Machine {
     ) -> Step<bool> {
         for ((place, address), write) in [from, to].into_iter().zip(addresses).zip([false, true]) {
             let it = extent(context, place);
-            if bytes % 16 != 0 || address + bytes > it.end {
+            if !bytes.is_multiple_of(16) || address + bytes > it.end {
                 let index = ((address + bytes - it.offset) >> place.element_shift) as u64;
-                self.bad_access(context, place, at, write, lane, index, bytes % 16 != 0)?;
+                self.bad_access(context, place, at, write, lane, index, !bytes.is_multiple_of(16))?;
                 return Ok(false);
             }
         }
@@ -661,9 +661,6 @@ impl Machine {
                     )
                 })?;
             }
-        }
-        if let Some(sanitizer) = &mut self.sanitizer {
-            sanitizer.warp_barrier(&self.active);
         }
         Ok(())
     }

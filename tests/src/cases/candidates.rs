@@ -40,7 +40,7 @@ fn check(trial: &mut Trial<'_>, format: Format, warps: usize) -> Result<(), Case
             "{tokens} tokens, {k} of {clusters} clusters of {per}, {cols} columns"
         ));
         let vocabulary = clusters * per;
-        let weights = format.matrix(&mut trial.random, vocabulary, cols);
+        let weights = format.matrix(trial, vocabulary, cols);
         // some order of the vocabulary
         let mut ordering: Vec<u32> = (0..vocabulary as u32).collect();
         for place in (1..vocabulary).rev() {

@@ -49,7 +49,7 @@ fn check(trial: &mut Trial<'_>, format: Format) -> Result<(), CaseError> {
         trial.shape(format!(
             "{tokens} of rows {first_row} + {rows}, {cols} of {stride} columns"
         ));
-        let table = format.matrix(&mut trial.random, rows, cols);
+        let table = format.matrix(trial, rows, cols);
         let scale = (0.5 + 40.0 * trial.random.uniform()) as f32;
 
         let out = trial.output::<f32>(tokens * stride)?;

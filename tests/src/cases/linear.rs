@@ -56,7 +56,7 @@ fn check(trial: &mut Trial<'_>, format: Format, warps: usize, tile: usize) -> Re
         let cols = (trial.random.odd_size(groups) * 32).next_multiple_of(format.elements());
         let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
         trial.shape(format!("{tokens} tokens, {rows} rows of {cols}"));
-        let weights = format.matrix(&mut trial.random, rows, cols);
+        let weights = format.matrix(trial, rows, cols);
         let x = trial.random.activations(tokens * cols);
 
         let launch = |trial: &mut Trial<'_>, launch: Launch<'_>| {

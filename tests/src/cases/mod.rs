@@ -13,6 +13,7 @@ mod linear;
 mod matmul;
 mod norm;
 mod outcome;
+mod packed;
 mod quantise;
 mod residual;
 mod rope;
@@ -123,6 +124,7 @@ pub fn all() -> Vec<Case> {
         row_product::cases(),
         linear::cases(),
         candidates::cases(),
+        packed::cases(),
         matmul::cases(),
         turbo::cases(),
         select::cases(),
@@ -134,6 +136,9 @@ pub fn all() -> Vec<Case> {
     .collect()
 }
 
+/// Name of the environment variable that leaves only cases whose title (kernel and settings) contains it.
+pub const FILTER_VARIABLE: &str = "TILEKILN_CASES";
+
 /// Runs all cases on a device with kernels recorded for `target`.
 pub fn run(device: &dyn Device, target: &Target, extent: Extent) -> Report {
     let mut report = Report::new(format!(
@@ -143,7 +148,8 @@ pub fn run(device: &dyn Device, target: &Target, extent: Extent) -> Report {
     ));
     let mut ready = Vec::new();
     let mut kernels = BTreeMap::new();
-    for case in all() {
+    let wanted = std::env::var(FILTER_VARIABLE).unwrap_or_default();
+    for case in all().into_iter().filter(|case| case.title().contains(&wanted)) {
         match case.record(target) {
             Ok(kernel) => {
                 ready.push((case, kernel.symbol.clone()));

@@ -44,7 +44,7 @@ fn check(trial: &mut Trial<'_>, format: BlockFormat, warps: usize, tile: usize) 
         let cols = (trial.random.odd_size(groups) * ACTIVATION_BLOCK).next_multiple_of(format.elements());
         let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
         trial.shape(format!("{tokens} tokens, {rows} rows of {cols}"));
-        let weights = weight.matrix(&mut trial.random, rows, cols).bytes;
+        let weights = weight.matrix(trial, rows, cols).bytes;
         let x = trial.random.activations(tokens * cols);
         let activations: Vec<Activations> = x.chunks_exact(cols).map(Activations::quantise).collect();
 

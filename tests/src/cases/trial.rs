@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::{bf16, f16};
-use tilekiln_dsl::target::Vendor;
+use tilekiln_dsl::target::{Target, Vendor};
 use tilekiln_runtime::device::{Argument, Buffer, Device, Grid, Launch, Loaded};
 use tilekiln_runtime::error::DeviceError;
 
@@ -37,6 +37,9 @@ impl Word for u32 {
 }
 impl Word for u64 {
     const POISON: Self = 0x7fc0_dead_7fc0_dead;
+}
+impl Word for u16 {
+    const POISON: Self = 0x7fc5;
 }
 impl Word for u8 {
     const POISON: Self = 0xa5;
@@ -91,6 +94,11 @@ impl<'a> Trial<'a> {
         } else {
             format!("{}: {}", self.kernel.symbol, self.shape)
         }
+    }
+
+    /// What the kernel was recorded for.
+    pub fn target(&self) -> &Target {
+        &self.kernel.kernel.target
     }
 
     /// Names the inputs that follow.

@@ -4,6 +4,9 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
+use tilekiln_dsl::target::FragmentLayout;
+use tilekiln_kernels::matmul::packed::TILE_ROWS;
+use tilekiln_kernels::matmul::weights::WEIGHTS;
 use tilekiln_runtime::device::Loaded;
 
 use super::{CaseError, Trial};
@@ -18,6 +21,10 @@ pub(super) enum Format {
     F16,
     Bf16,
     Blocks(BlockFormat),
+    /// Blocks in the order of the target's matrix instructions.
+    Packed(BlockFormat),
+    PackedF16,
+    PackedBf16,
 }
 
 /// A random matrix.
@@ -29,7 +36,7 @@ pub(super) struct Matrix {
 }
 
 impl Format {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -39,28 +46,65 @@ impl Format {
         Self::Blocks(BlockFormat::Q4_K),
         Self::Blocks(BlockFormat::Q5_K),
         Self::Blocks(BlockFormat::Q6_K),
+        Self::Packed(BlockFormat::Q4_0),
+        Self::Packed(BlockFormat::Q5_0),
+        Self::Packed(BlockFormat::Q8_0),
+        Self::Packed(BlockFormat::Q4_K),
+        Self::Packed(BlockFormat::Q5_K),
+        Self::Packed(BlockFormat::Q6_K),
+        Self::PackedF16,
+        Self::PackedBf16,
     ];
 
     /// The setting that selects it.
     pub fn setting(self) -> String {
+        format!("weight={}", self.name())
+    }
+
+    /// Its name as kernels call it.
+    pub fn name(self) -> String {
         let name = match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Blocks(format) => format.name(),
+            Self::Packed(_) | Self::PackedF16 | Self::PackedBf16 => return format!("packed_{}", self.in_file().name()),
         };
-        format!("weight={}", name.to_lowercase())
+        name.to_lowercase()
+    }
+
+    /// The format that a file has where this is packed.
+    fn in_file(self) -> Self {
+        match self {
+            Self::Packed(format) => Self::Blocks(format),
+            Self::PackedF16 => Self::F16,
+            Self::PackedBf16 => Self::Bf16,
+            other => other,
+        }
     }
 
     /// Values that kernels take at once, at least.
     pub fn elements(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 32,
-            Self::Blocks(format) => format.elements(),
+            Self::F32 | Self::F16 | Self::Bf16 | Self::PackedF16 | Self::PackedBf16 => 32,
+            Self::Blocks(format) | Self::Packed(format) => format.elements(),
         }
     }
 
-    pub fn matrix(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
+    /// A random matrix for the kernel of a trial.
+    pub fn matrix(self, trial: &mut Trial<'_>, rows: usize, cols: usize) -> Matrix {
+        let layout = trial.target().fragments;
+        let matrix = self.in_file().random(&mut trial.random, rows, cols);
+        match self {
+            Self::Packed(_) | Self::PackedF16 | Self::PackedBf16 => Matrix {
+                bytes: self.in_file().pack(layout, &matrix.bytes, rows, cols),
+                ..matrix
+            },
+            _ => matrix,
+        }
+    }
+
+    fn random(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
         let count = rows * cols;
         match self {
             Self::F32 => {
@@ -92,7 +136,24 @@ impl Format {
                     break Matrix { bytes, values };
                 }
             },
+            packed => packed.in_file().random(random, rows, cols),
         }
+    }
+
+    /// Rows of a file of this format in the order of a layout.
+    pub fn pack(self, layout: FragmentLayout, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+        let name = self.name();
+        let weight = WEIGHTS.iter().find(|weight| weight.name == name);
+        let packing = weight.and_then(|weight| weight.packing.as_ref());
+        let packer = (packing.expect("a format that can be packed").packer)(layout);
+        let row_bytes = file.len() / rows;
+        let mut packed = vec![0; packer.bytes(rows, cols)];
+        let group_bytes = packer.bytes(1, cols);
+        let groups = file
+            .chunks(TILE_ROWS * row_bytes)
+            .zip(packed.chunks_exact_mut(group_bytes));
+        groups.for_each(|(rows, group)| packer.pack_group(rows, row_bytes, group));
+        packed
     }
 }
 

@@ -193,6 +193,16 @@ pub fn int8_rounding(scale: f32) -> f64 {
     f64::from(scale) * (0.5 + 128.0 * UNIT_F32)
 }
 
+/// Distance of scale times int8, rounded to f32, from a `value` that was known within `bound` when it became int8.
+pub fn int8_of(bound: f64, scale: f32, value: f64) -> f64 {
+    bound + int8_rounding(scale) + UNIT_F32 * (value.abs() + bound + int8_rounding(scale))
+}
+
+/// An int8 scale, a 127th of the largest of values that are known within `bound`: the quotient rounds.
+pub fn int8_scale(bound: f64, largest: f64) -> f64 {
+    (bound + UNIT_F32 * (largest + bound)) / 127.0
+}
+
 /// How far a row product with int8 activations is from the one with the original activations, at most: each weight times
 /// its activation's [`int8_rounding`]. `scales` has one entry for every 32 weights.
 pub fn int8_activations(weights: &[f64], scales: &[f32]) -> f64 {
@@ -211,6 +221,40 @@ pub fn int8_activations(weights: &[f64], scales: &[f32]) -> f64 {
 /// scale (1), times the activations' scale (1), minus its minimum, treated alike (1), added to the rest: additions + 5.
 pub fn int8_dot(additions: usize, magnitude: f64) -> f64 {
     gamma(additions + 5, UNIT_F32) * magnitude
+}
+
+/// Row product of packed weights and int8 activations: as [`int8_dot`], with minima by matrix units, `minima` tiles of
+/// them one after the other.
+///
+/// The minima of a tile are a product of 32 terms, exact ones (a minimum has 6 bits, an activation's sum comes in bf16):
+/// two steps of a matrix unit, see [`dot_f16_inputs`]. A sum of activations was rounded before, its step with the sum after.
+pub fn packed_dot(additions: usize, minima: usize, magnitude: f64) -> f64 {
+    let of_minima = if minima == 0 {
+        0.0
+    } else {
+        gamma(matrix_roundings(32), UNIT_TRUNCATED_F32) + gamma(minima + 1, UNIT_F32)
+    };
+    int8_dot(additions, magnitude) + of_minima * magnitude
+}
+
+/// Distance of a value from the sum of two f16 times a power of two: the first takes 11 bits, which leaves a 2048th, the
+/// second 11 of the rest, or what f16's smallest step leaves. A value that vanishes beside `power` is off by as much.
+pub fn two_halves(value: f64, power: f64) -> f64 {
+    power * SUBNORMAL_F16 + value.abs() * (UNIT_F16 * UNIT_F16 + UNIT_F32)
+}
+
+/// Distance of a value from the sum of three bf16, which cut 24 bits into three times 8: only what bf16's smallest step
+/// leaves, and the rounding of the sum to f32 by whoever looks at it.
+pub fn three_brains(value: f64) -> f64 {
+    UNIT_F32 * value.abs() + 2_f64.powi(-133)
+}
+
+/// Product of packed halves with activations split into terms: `matrix_terms` of them one after the other in a matrix unit
+/// ([`dot_f16_inputs`]), then `additions` with a product. Terms of one value may have different signs: the sum of their
+/// sizes is a thousandth larger at most.
+pub fn packed_halves(matrix_terms: usize, additions: usize, magnitude: f64) -> f64 {
+    let roundings = gamma(matrix_roundings(matrix_terms), UNIT_TRUNCATED_F32) + gamma(additions + 1, UNIT_F32);
+    roundings * 1.001 * magnitude
 }
 
 /// What adds up products in f32.

@@ -9,6 +9,7 @@ const EXPECTED: &[(&str, &str)] = &[
         "__builtin_amdgcn_wmma_f32_16x16x16_bf16_w32",
         "v_wmma_f32_16x16x16_bf16",
     ),
+    ("__builtin_amdgcn_wmma_i32_16x16x16_iu8_w32", "v_wmma_i32_16x16x16_iu8"),
     ("__builtin_amdgcn_sudot4", "v_dot4_i32_iu8"),
     ("__builtin_amdgcn_update_dpp", "row_xmask"),
 ];
@@ -19,6 +20,8 @@ const FAMILIES: &[(&str, &str)] = &[
     ("matmul_bf16", "v_wmma_f32_16x16x16_bf16"),
     ("flash_attn_tile", "v_wmma_f32_16x16x16_f16"),
     ("row_product", "v_dot4_i32_iu8"),
+    ("packed_product", "v_wmma_i32_16x16x16_iu8"),
+    ("packed_gated", "v_wmma_i32_16x16x16_iu8"),
 ];
 
 /// What is wrong with the assembly of a text.

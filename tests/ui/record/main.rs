@@ -26,6 +26,7 @@ const F16_CHIP: Target = Target {
     mma_elements: &[Scalar::F16],
     ..HOST
 };
+const SM_90: &Target = &TARGETS[1];
 const SM_120: &Target = &TARGETS[2];
 const GFX1150: &Target = &TARGETS[3];
 
@@ -41,6 +42,7 @@ cases! {
     bf16_product_on_an_f16_chip: &F16_CHIP,
     bitcast_sizes: &HOST,
     break_of_unrolled: &HOST,
+    bulk_copy_of_a_half_warp: SM_90,
     component_out_of_range: &HOST,
     empty_shared_array: &HOST,
     endless_comptime_recursion: &HOST,
@@ -51,6 +53,8 @@ cases! {
     misaligned_pack: &HOST,
     negative_into_u32: &HOST,
     odd_padding: &HOST,
+    odd_ring: SM_90,
+    operand_slot: GFX1150,
     recursion: &HOST,
     register_by_device_loop: &HOST,
     register_by_thread: GFX1150,

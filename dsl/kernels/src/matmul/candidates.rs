@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{WeightCodec, locate};
+use super::codec::WeightCodec;
 use super::linear::add_products;
 use super::weights::{self, WEIGHT};
 use crate::registry::prelude::*;
@@ -36,8 +36,7 @@ pub fn candidate_scores<Weight: WeightCodec>(
             id = ordering[centroid * per + candidate % per];
             let mut sum = f32(0.0);
             for group in lane_strided(cols / 32) {
-                let (block, group_of_block) = locate::<Weight>(id, cols, group);
-                let values = Weight::decode(w, block, group_of_block);
+                let values = Weight::decode(w, id, cols, group);
                 sum = add_products(sum, values, x, token * cols + group * 32);
             }
             score = warp_sum(sum);

@@ -2,22 +2,34 @@
 
 use tilekiln_dsl::prelude::*;
 
-/// A format of weights: floats, or blocks of quantised values.
-///
-/// Weights lie in memory as in a GGUF file: rows of whole blocks, [`BLOCK_BYTES`](Self::BLOCK_BYTES) per
-/// [`BLOCK_VALUES`](Self::BLOCK_VALUES) values, no padding. Kernels take them in groups of 32 values.
+/// A format of weights that can be read a group of 32 values at a time.
 pub trait WeightCodec: Named + 'static {
+    /// Values `32 * group..` of row `row` of a matrix with `cols` columns, in element order.
+    fn decode(weights: In<u8>, row: Val<u32>, cols: Val<u32>, group: Val<u32>) -> Registers<f32>;
+}
+
+/// A format that lies in memory as in a GGUF file: rows of whole blocks of floats or quantised values,
+/// [`BLOCK_BYTES`](Self::BLOCK_BYTES) per [`BLOCK_VALUES`](Self::BLOCK_VALUES) values, no padding.
+pub trait BlockCodec: Named + 'static {
     /// Values of a block, a multiple of 32.
     const BLOCK_VALUES: usize;
     /// Bytes of a block, even.
     const BLOCK_BYTES: usize;
 
     /// The 32 values of group `group` of the block that starts at byte `block`, in element order.
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32>;
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32>;
+}
+
+impl<Blocks: BlockCodec> WeightCodec for Blocks {
+    #[tile_fn]
+    fn decode(weights: In<u8>, row: Val<u32>, cols: Val<u32>, group: Val<u32>) -> Registers<f32> {
+        let (block, group_of_block) = locate::<Blocks>(row, cols, group);
+        Blocks::decode_block(weights, block, group_of_block)
+    }
 }
 
 /// A format whose values are small integers times a scale: it can be multiplied with int8 activations.
-pub trait Int8Dot: WeightCodec {
+pub trait Int8Dot: BlockCodec {
     /// The 32 values of group `group` of the block that starts at byte `block`, as integers and what they are worth.
     fn unpack(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Quants;
 }
@@ -129,7 +141,7 @@ pub fn load_word(bytes: In<u8>, offset: Val<u32>) -> Val<u32> {
 
 /// The byte at which the block with group `group` of row `row` starts, and the group's number in that block.
 #[tile_fn]
-pub fn locate<Weight: WeightCodec>(row: Val<u32>, cols: Val<u32>, group: Val<u32>) -> (Val<u32>, Val<u32>) {
+pub fn locate<Weight: BlockCodec>(row: Val<u32>, cols: Val<u32>, group: Val<u32>) -> (Val<u32>, Val<u32>) {
     let groups_per_block = Weight::BLOCK_VALUES / 32;
     let first_block = row * (cols / Weight::BLOCK_VALUES);
     let block = (first_block + group / groups_per_block) * Weight::BLOCK_BYTES;

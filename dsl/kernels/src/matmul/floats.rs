@@ -2,15 +2,15 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::WeightCodec;
+use super::codec::BlockCodec;
 use crate::packed::Packed;
 
-impl WeightCodec for f32 {
+impl BlockCodec for f32 {
     const BLOCK_VALUES: usize = 32;
     const BLOCK_BYTES: usize = 128;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
         let values = Registers::<f32>::undefined(32);
         for part in unrolled(0..8) {
             let four = weights.load_as::<Pack<f32, 4>>(block + part * 16);
@@ -22,22 +22,22 @@ impl WeightCodec for f32 {
     }
 }
 
-impl WeightCodec for f16 {
+impl BlockCodec for f16 {
     const BLOCK_VALUES: usize = 32;
     const BLOCK_BYTES: usize = 64;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
         decode_halves::<f16>(weights, block)
     }
 }
 
-impl WeightCodec for bf16 {
+impl BlockCodec for bf16 {
     const BLOCK_VALUES: usize = 32;
     const BLOCK_BYTES: usize = 64;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, _group: Val<u32>) -> Registers<f32> {
         decode_halves::<bf16>(weights, block)
     }
 }

@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{WeightCodec, locate};
+use super::codec::WeightCodec;
 use super::weights::{self, WEIGHT};
 use crate::registry::prelude::*;
 
@@ -40,8 +40,7 @@ pub fn linear<Weight: WeightCodec>(
     if row < rows {
         let sums = Registers::<f32>::filled(tile, 0.0);
         for group in lane_strided(cols / 32) {
-            let (block, group_of_block) = locate::<Weight>(row, cols, group);
-            let values = Weight::decode(w, block, group_of_block);
+            let values = Weight::decode(w, row, cols, group);
             for token in unrolled(0..tile) {
                 /// past the last token its row again, which nobody stores
                 let source = min(first_token + token, tokens - 1);

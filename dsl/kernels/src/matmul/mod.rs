@@ -4,6 +4,8 @@ pub mod candidates;
 pub mod codec;
 pub mod floats;
 pub mod linear;
+pub mod packed;
+pub mod prepare;
 pub mod q4_0;
 pub mod q4_k;
 pub mod q5_0;

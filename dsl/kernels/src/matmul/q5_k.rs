@@ -3,8 +3,10 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec};
-use super::q4_k::scale_and_minimum;
+use super::codec::{BlockCodec, Int8Dot, Quants};
+use super::packed::format::{PackedFormat, Tile, Worth, five_bits, plane_words};
+use super::packed::layout::Sections;
+use super::q4_k::{scale_and_minimum, worth_of_six_bits};
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -14,12 +16,12 @@ impl Named for Q5K {
     const NAME: &'static str = "q5_k";
 }
 
-impl WeightCodec for Q5K {
+impl BlockCodec for Q5K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 176;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }
@@ -46,5 +48,55 @@ impl Int8Dot for Q5K {
             scales: vec![scale],
             minimum: Some(minimum),
         }
+    }
+}
+
+impl PackedFormat for Q5K {
+    const PACKED_NAME: &'static str = "packed_q5_k";
+    const SECTIONS: Sections = Sections {
+        planes: &[4, 1],
+        scales: &[16],
+    };
+    const SCALE_PARTS: &'static [(usize, usize)] = &[(0, 16)];
+    type Operand = u8;
+    const MULTIPLES: [f32; 2] = [8.0, 8.0];
+    const SCALES: usize = 1;
+    const HAS_MINIMA: bool = true;
+
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        let high = &block[16..48];
+        for (group, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let low = &block[48 + group / 2 * 32..];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                *code = low >> (group % 2 * 4) & 15 | (high >> group & 1) << 4;
+            }
+        }
+    }
+
+    #[tile_fn]
+    fn gather(weights: In<u8>, tile: Val<u32>, row: Val<u32>, sub_block: Val<u32>) -> Quants {
+        let scales = tile + Self::SECTIONS.scale(0) + row * 16;
+        let (scale, minimum) = scale_and_minimum(weights, scales, sub_block);
+        let words = plane_words(weights, tile, row, sub_block, 4);
+        let lowest = plane_words(weights, tile + Self::SECTIONS.plane(1), row, sub_block, 1);
+        for word in unrolled(0..8) {
+            let high = words[word] >> (sub_block % 2 * 4) & 0x0f0f_0f0f;
+            words[word] = high << 1 | (lowest[word] >> sub_block & 0x0101_0101);
+        }
+        Quants {
+            words,
+            scales: vec![scale],
+            minimum: Some(minimum),
+        }
+    }
+
+    #[tile_fn]
+    fn worth(tile: &Tile, row: Val<u32>) -> Worth {
+        worth_of_six_bits(tile, row * 16 + Self::SECTIONS.scale(0), Self::MULTIPLES)
+    }
+
+    #[tile_fn]
+    fn operand(planes: &[Val<u32>], field: usize) -> Val<u32> {
+        five_bits(planes, field)
     }
 }

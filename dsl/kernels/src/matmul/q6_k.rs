@@ -3,7 +3,9 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{Int8Dot, Quants, WeightCodec, load_word};
+use super::codec::{BlockCodec, Int8Dot, Quants, load_word};
+use super::packed::format::{PackedFormat, Tile, Worth, plane_words, upper_nibbles};
+use super::packed::layout::Sections;
 
 /// The format.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +15,12 @@ impl Named for Q6K {
     const NAME: &'static str = "q6_k";
 }
 
-impl WeightCodec for Q6K {
+impl BlockCodec for Q6K {
     const BLOCK_VALUES: usize = 256;
     const BLOCK_BYTES: usize = 210;
 
     #[tile_fn]
-    fn decode(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
+    fn decode_block(weights: In<u8>, block: Val<u32>, group: Val<u32>) -> Registers<f32> {
         Self::unpack(weights, block, group).decode()
     }
 }
@@ -55,4 +57,81 @@ impl Int8Dot for Q6K {
 fn minus_32(numbers: Val<u32>) -> Val<u32> {
     let flipped = numbers ^ 0x2020_2020;
     flipped | (flipped & 0x2020_2020) * 6
+}
+
+impl PackedFormat for Q6K {
+    const PACKED_NAME: &'static str = "packed_q6_k";
+    const SECTIONS: Sections = Sections {
+        planes: &[4, 2],
+        scales: &[16, 2],
+    };
+    const SCALE_PARTS: &'static [(usize, usize)] = &[(192, 16), (208, 2)];
+    type Operand = i8;
+    const MULTIPLES: [f32; 2] = [4.0, 4.0];
+    const SCALES: usize = 2;
+    const HAS_MINIMA: bool = false;
+
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        for (index, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let (half, part) = (index / 4, index % 4);
+            let low = &block[half * 64 + part % 2 * 32..];
+            let high = &block[128 + half * 32..];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
+                // 32 less, in six bits of two's complement
+                *code = (low >> (part / 2 * 4) & 15 | (high >> (part * 2) & 3) << 4) ^ 32;
+            }
+        }
+    }
+
+    #[tile_fn]
+    fn gather(weights: In<u8>, tile: Val<u32>, row: Val<u32>, sub_block: Val<u32>) -> Quants {
+        let words = plane_words(weights, tile, row, sub_block, 4);
+        let lowest = plane_words(weights, tile + Self::SECTIONS.plane(1), row, sub_block, 2);
+        for word in unrolled(0..8) {
+            let high = words[word] << (4 - sub_block % 2 * 4) & 0xf0f0_f0f0u32;
+            let low = lowest[word] >> (sub_block % 4 * 2) & 0x0303_0303;
+            words[word] = high | low << 2;
+        }
+        let d = weights
+            .load_as::<f16>(tile + Self::SECTIONS.scale(1) + row * 2)
+            .to::<f32>()
+            * 0.25;
+        let scales = tile + Self::SECTIONS.scale(0) + row * 16 + sub_block * 2;
+        let first_scale = d * weights.load_as::<i8>(scales).to::<f32>();
+        let second_scale = d * weights.load_as::<i8>(scales + 1).to::<f32>();
+        Quants {
+            words,
+            scales: vec![first_scale, second_scale],
+            minimum: None,
+        }
+    }
+
+    #[tile_fn]
+    fn worth(tile: &Tile, row: Val<u32>) -> Worth {
+        let d = tile.load::<f16>(row * 2 + Self::SECTIONS.scale(1)).to::<f32>() * 0.25;
+        let four = tile.load::<Pack<u32, 4>>(row * 16 + Self::SECTIONS.scale(0));
+        let mut scales = Vec::new();
+        for word in 0..4 {
+            let bytes = four.component(word).bitcast::<i32>();
+            for index in 0..4 {
+                let scale = bytes << (24 - 8 * index) >> 24;
+                scales.push(d * scale.to::<f32>());
+            }
+        }
+        Worth {
+            scales,
+            minima: Vec::new(),
+            minimum_step: None,
+        }
+    }
+
+    #[tile_fn]
+    fn operand(planes: &[Val<u32>], field: usize) -> Val<u32> {
+        let lowest = match field {
+            0 => planes[1] << 2,
+            1 => planes[1],
+            field => planes[1] >> (2 * field - 2),
+        };
+        upper_nibbles(planes[0], field) | (lowest & 0x0c0c_0c0c)
+    }
 }

@@ -4,6 +4,27 @@ use tilekiln_dsl::prelude::*;
 
 use crate::registry::prelude::*;
 
+/// Four values of a group of 32 that eight neighbouring lanes hold, as int8, and the group's scale. All lanes of the warp
+/// take part.
+#[tile_fn]
+pub fn quantise_four(values: &[Val<f32>]) -> (Val<u32>, Val<f32>) {
+    /// magnitudes compare as integers do, and NaN is above everything
+    let mut highest_bits = u32(0);
+    for i in 0..4 {
+        highest_bits = max(highest_bits, values[i].bitcast::<u32>() & 0x7fff_ffff);
+    }
+    let highest = group_max(highest_bits, 8).bitcast::<f32>();
+    let scale = highest / 127.0;
+    let mut word = u32(0);
+    for i in 0..4 {
+        /// NaN becomes 0; a subnormal scale has lost bits and may give more than 127
+        let quotient = (values[i] / scale).round().to::<i32>();
+        let q = select(scale == 0.0, 0, min(max(quotient, -127), 127));
+        word |= (q.bitcast::<u32>() & 255) << (8 * i);
+    }
+    (word, scale)
+}
+
 /// Groups of 32 values to int8 and a scale: d = max|x| / 127, q = x / d rounded to nearest, ties to even.
 ///
 /// Blocks: x over `threads` words each; a thread makes a word of four values, eight threads a group. Where d is 0, q is 0.
@@ -21,20 +42,8 @@ pub fn quantise_rows(
     /// past the end the last word again: all lanes take part in the exchange
     let source = min(index, groups * 8 - 1);
     let four = x.load_as::<Pack<f32, 4>>(source * 4);
-    /// magnitudes compare as integers do, and NaN is above everything
-    let mut highest_bits = u32(0);
-    for i in 0..4 {
-        highest_bits = max(highest_bits, four.component(i).bitcast::<u32>() & 0x7fff_ffff);
-    }
-    let highest = group_max(highest_bits, 8).bitcast::<f32>();
-    let scale = highest / 127.0;
-    let mut word = u32(0);
-    for i in 0..4 {
-        /// NaN becomes 0; a subnormal scale has lost bits and may give more than 127
-        let quotient = (four.component(i) / scale).round().to::<i32>();
-        let q = select(scale == 0.0, 0, min(max(quotient, -127), 127));
-        word |= (q.bitcast::<u32>() & 255) << (8 * i);
-    }
+    let values = (0..4).map(|i| four.component(i)).collect::<Vec<Val<f32>>>();
+    let (word, scale) = quantise_four(&values);
     if index < groups * 8 {
         words[index] = word;
         if index % 8 == 0 {

@@ -1,0 +1,277 @@
+//! Rows of int8 activations times a packed matrix, 1 to 32 of them in one read of the weights.
+
+use tilekiln_dsl::prelude::*;
+
+use super::columns::Columns;
+use super::format::PackedFormat;
+use super::layout::{SUB_BLOCKS, TILE_COLS, TILE_ROWS, groups_down, tiles_across};
+use super::stream::{Partials, Source, Stream, Tiling};
+use super::tile::{Early, add_tile};
+use super::worth::RowWorth;
+use crate::matmul::q6_k::Q6K;
+use crate::matmul::weights::{self, Weight};
+use crate::registry::prelude::*;
+
+/// Adds this warp's tiles of a group of rows onto `sums`.
+#[tile_fn]
+pub fn add_group<Format: PackedFormat>(
+    sums: Products<f32>,
+    stream: &mut Stream,
+    worth: &RowWorth,
+    x: &Columns,
+    tiling: Tiling,
+) {
+    for k_tile in stepped(warp_index(), x.tiles, tiling.warps) {
+        let early = Early::load::<Format>(x, k_tile);
+        let tile = stream.next::<Format>(worth);
+        add_tile::<Format>(sums, &tile, worth, x, &early, k_tile);
+        stream.give_back();
+    }
+}
+
+/// The columns that a block multiplies, and how many of them are tokens.
+#[tile_fn]
+pub fn columns_of_block(
+    words: In<u32>,
+    scales: In<f32>,
+    sums: In<u32>,
+    tiles: Val<u32>,
+    tokens: Val<u32>,
+    stride: Val<u32>,
+    tiling: Tiling,
+) -> (Columns, Val<u32>) {
+    let width = Columns::width(tiling.columns);
+    let first_token = block_index_y() * width;
+    let here = min(max(tokens, first_token) - first_token, width);
+    let columns = Columns {
+        words,
+        scales,
+        sums,
+        first_token,
+        stride,
+        tiles,
+        count: tiling.columns,
+    };
+    (columns, here)
+}
+
+/// y\[token, row\] = sum over k of w\[row, k\] * x\[token, k\], with x as int8 per 32 values.
+///
+/// Blocks: x over groups of 32 rows, each block takes every `grid`-th; y over as many tokens as the column tiles hold.
+/// The first tiles of weights are fetched before the launch in front of this one has ended. Batch invariance: a warp adds
+/// every `warps`-th tile in order, then the warps are added, with every rounding written out; a token's results are the
+/// same bits whatever the column tiles, the slots, the grid or the other tokens are.
+#[kernel(threads = tiling.warps * 32, blocks = tiling.blocks)]
+pub fn packed_product<Weight: PackedFormat>(
+    #[shape(groups, tiles, tile_bytes)] w: In<u8>,
+    #[shape(tiles, stride, 64)] x: In<u32>,
+    #[shape(tiles, stride, 8)] x_scale: In<f32>,
+    #[shape(tiles, stride, 4, 4)] x_sum: In<u32>,
+    #[shape(tokens, rows)] y: Out<f32>,
+    rows: u32,
+    tiles: u32,
+    tokens: u32,
+    stride: u32,
+    #[comptime] tiling: Tiling,
+) {
+    trigger_dependents();
+    let groups = (rows + (TILE_ROWS - 1)) / TILE_ROWS;
+    let mut stream = Stream::start(&[Source::of::<Weight>(w, groups)], tiles, 1, tiling);
+    let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
+    let partials = Partials::new(1, tiling);
+    let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
+    stream.first::<Weight>(&worth);
+    wait_for_prerequisites();
+    for group in stepped(block_index(), groups, grid_size()) {
+        let sums = Products::<f32>::zeros(2 * tiling.columns);
+        add_group::<Weight>(sums, &mut stream, &worth, &columns, tiling);
+        partials.store(sums, u32(0));
+        barrier();
+        /// a warp adds up the rows of a token
+        for token in stepped(warp_index(), here, tiling.warps) {
+            let row = group * TILE_ROWS + lane_index();
+            let sum = partials.sum(0, token);
+            if row < rows {
+                y[(columns.first_token + token) * rows + row] = sum;
+            }
+        }
+        barrier();
+    }
+}
+
+/// Two matrices of two formats that share activations, in one launch: y\[token, row\] of the first one's rows, then of the
+/// second one's.
+///
+/// Blocks, batch invariance: as in [`packed_product`].
+#[kernel(threads = tiling.warps * 32, blocks = tiling.blocks)]
+pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
+    #[shape(groups, tiles, tile_bytes)] w: In<u8>,
+    #[shape(more_groups, tiles, tile_bytes)] more_w: In<u8>,
+    #[shape(tiles, stride, 64)] x: In<u32>,
+    #[shape(tiles, stride, 8)] x_scale: In<f32>,
+    #[shape(tiles, stride, 4, 4)] x_sum: In<u32>,
+    #[shape(tokens, both_rows)] y: Out<f32>,
+    rows: u32,
+    more_rows: u32,
+    tiles: u32,
+    tokens: u32,
+    stride: u32,
+    #[comptime] tiling: Tiling,
+) {
+    trigger_dependents();
+    let groups = (rows + (TILE_ROWS - 1)) / TILE_ROWS;
+    let more_groups = (more_rows + (TILE_ROWS - 1)) / TILE_ROWS;
+    let sources = [
+        Source::of::<First>(w, groups),
+        Source::of::<Second>(more_w, more_groups),
+    ];
+    let mut stream = Stream::start(&sources, tiles, 1, tiling);
+    let stride_of_rows = RowWorth::stride::<First>().max(RowWorth::stride::<Second>());
+    let worth = RowWorth::new(tiling.warps, stride_of_rows);
+    let partials = Partials::new(1, tiling);
+    let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
+    if block_index() < groups {
+        stream.first::<First>(&worth);
+    } else {
+        stream.first::<Second>(&worth);
+    }
+    wait_for_prerequisites();
+    for group in stepped(block_index(), groups + more_groups, grid_size()) {
+        let sums = Products::<f32>::zeros(2 * tiling.columns);
+        if group < groups {
+            add_group::<First>(sums, &mut stream, &worth, &columns, tiling);
+        } else {
+            add_group::<Second>(sums, &mut stream, &worth, &columns, tiling);
+        }
+        partials.store(sums, u32(0));
+        barrier();
+        let is_first = group < groups;
+        let start = select(is_first, group * TILE_ROWS, rows + (group - groups) * TILE_ROWS);
+        let end = select(is_first, rows, rows + more_rows);
+        for token in stepped(warp_index(), here, tiling.warps) {
+            let row = start + lane_index();
+            let sum = partials.sum(0, token);
+            if row < end {
+                y[(columns.first_token + token) * (rows + more_rows) + row] = sum;
+            }
+        }
+        barrier();
+    }
+}
+
+/// The setting for the warps of a block.
+pub const WARPS: Parameter = choice("warps", "4", "warps that share the columns of the matrix");
+/// The setting for the depth of the rings.
+pub const SLOTS: Parameter = choice("slots", "1", "tiles that each warp has under way");
+/// The setting for the column tiles.
+pub const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
+/// The setting for the blocks of a multiprocessor.
+pub const BLOCKS: Parameter = choice(
+    "blocks",
+    "1",
+    "blocks that should fit beside each other on a multiprocessor; 0 leaves it to the compiler",
+);
+/// The setting that names the format in the file.
+pub const FORMAT: Parameter = choice("weight", "q4_k", "weight format, as GGUF calls it");
+
+const FIRST: Parameter = choice("first", "q4_k", "format of the first matrix, as GGUF calls it");
+const SECOND: Parameter = choice("second", "q6_k", "format of the second matrix: q6_k");
+
+/// How the settings divide a product.
+///
+/// # Errors
+/// More warps, slots or column tiles than a block can have.
+pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
+    let tiling = Tiling {
+        warps: settings.number("warps")?,
+        slots: settings.number("slots")?,
+        columns: settings.number("columns")?,
+        blocks: settings.number("blocks")?,
+    };
+    settings.require("warps", (1..=32).contains(&tiling.warps), "1 to 32")?;
+    settings.require("slots", (1..=16).contains(&tiling.slots), "1 to 16")?;
+    settings.require("blocks", tiling.blocks <= 8, "0 to 8")?;
+    settings.require("columns", [1, 2, 4].contains(&tiling.columns), "1, 2 or 4")?;
+    Ok(tiling)
+}
+
+/// Tokens for which activations need memory, whatever the column tiles: all columns of four of the widest.
+pub const fn token_stride(tokens: usize) -> usize {
+    tokens.next_multiple_of(64)
+}
+
+/// Activations as a product takes them: words, scales, sums.
+pub fn sample_activations(random: &mut Random, stride: usize, tiles: usize) -> [Argument; 3] {
+    [
+        random.bytes(stride * tiles * TILE_COLS),
+        random.floats("f32", stride * tiles * SUB_BLOCKS),
+        random.bytes(stride * tiles * SUB_BLOCKS * 8),
+    ]
+}
+
+/// Registration of [`packed_product`] with every weight format that can be packed.
+pub const ENTRY: Entry = Entry {
+    name: "packed_product",
+    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
+    build: |settings| Ok((weights::packable(settings, "weight")?.1.product)(tiling(settings)?)),
+    example: |settings, random| {
+        let weight: &Weight = weights::named(settings)?;
+        let tiling = tiling(settings)?;
+        let (rows, cols) = (random.size(1, 70), weight.block_values * random.size(1, 4));
+        let tokens = random.size(1, 17);
+        let tiles = tiles_across(cols);
+        let packed = (weights::packable(settings, "weight")?.0.bytes)(rows, cols);
+        let [words, scales, sums] = sample_activations(random, token_stride(tokens), tiles);
+        Ok(Example {
+            grid: [
+                random.size(1, groups_down(rows)) as u32,
+                tokens.div_ceil(8 * tiling.columns) as u32,
+                1,
+            ],
+            arguments: vec![
+                random.bytes(packed),
+                words,
+                scales,
+                sums,
+                Argument::output(tokens * rows * 4),
+                Argument::U32(rows as u32),
+                Argument::U32(tiles as u32),
+                Argument::U32(tokens as u32),
+                Argument::U32(token_stride(tokens) as u32),
+            ],
+        })
+    },
+};
+
+/// Registration of [`packed_pair`]: the first matrix in any format that can be packed, the second in Q6_K.
+///
+/// Files mix formats that way: values in more bits than queries and keys.
+pub const PAIR: Entry = Entry {
+    name: "packed_pair",
+    parameters: &[FIRST, SECOND, WARPS, SLOTS, COLUMNS, BLOCKS],
+    build: |settings| {
+        let second = settings.text("second")?;
+        if second != Q6K::NAME {
+            return Err(settings.unsupported("second", second, &[Q6K::NAME]));
+        }
+        Ok((weights::packable(settings, "first")?.1.pair)(tiling(settings)?))
+    },
+    example: |settings, random| {
+        let tiling = tiling(settings)?;
+        let (rows, more_rows, cols) = (random.size(1, 40), random.size(1, 40), 256 * random.size(1, 3));
+        let tokens = random.size(1, 9);
+        let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
+        let packed = (weights::packable(settings, "first")?.0.bytes)(rows, cols);
+        let more = groups_down(more_rows) * tiles * Q6K::SECTIONS.bytes();
+        let mut arguments = vec![random.bytes(packed), random.bytes(more)];
+        arguments.extend(sample_activations(random, stride, tiles));
+        arguments.push(Argument::output(tokens * (rows + more_rows) * 4));
+        let numbers = [rows, more_rows, tiles, tokens, stride];
+        arguments.extend(numbers.map(|size| Argument::U32(size as u32)));
+        let blocks = random.size(1, groups_down(rows) + groups_down(more_rows));
+        Ok(Example {
+            grid: [blocks as u32, tokens.div_ceil(8 * tiling.columns) as u32, 1],
+            arguments,
+        })
+    },
+};

@@ -1,0 +1,268 @@
+//! How a block works through a packed matrix: tiles that come through rings, partial sums that meet in shared memory.
+
+use tilekiln_dsl::prelude::*;
+
+use super::format::{PackedFormat, Tile};
+use super::layout::TILE_ROWS;
+use super::worth::RowWorth;
+
+/// How a product is divided. None of it but `warps` changes a bit of a result.
+#[derive(Clone, Copy, Debug, Comptime)]
+pub struct Tiling {
+    /// Warps of a block: they share the columns of the matrix, a tile each in turns.
+    pub warps: usize,
+    /// Tiles that each warp has under way.
+    pub slots: usize,
+    /// Column tiles: matrix instructions side by side, each for 8 or 16 tokens.
+    pub columns: usize,
+    /// Blocks that should fit beside each other on a multiprocessor, so that the next launch fills its rings while this one
+    /// works; 0 leaves it to the compiler.
+    pub blocks: usize,
+}
+
+/// A packed matrix to stream.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// [groups, tiles, tile_bytes]
+    pub weights: In<u8>,
+    /// Groups of rows.
+    pub groups: Val<u32>,
+    tile_bytes: usize,
+    /// Copies that make a tile.
+    pieces: usize,
+}
+
+impl Source {
+    /// A matrix of a format.
+    pub fn of<Format: PackedFormat>(weights: In<u8>, groups: Val<u32>) -> Self {
+        Self::in_pieces(weights, groups, Format::SECTIONS.bytes(), 1)
+    }
+
+    /// A matrix of large tiles, each copied in pieces of one size that are used one after the other.
+    pub fn in_pieces(weights: In<u8>, groups: Val<u32>, tile_bytes: usize, pieces: usize) -> Self {
+        Self {
+            weights,
+            groups,
+            tile_bytes,
+            pieces,
+        }
+    }
+}
+
+/// This warp's tiles on their way: groups of rows in turns with the other blocks, tiles in turns with the other warps.
+pub struct Stream {
+    ring: CopyRing,
+    /// Matrices whose groups follow each other.
+    sources: Vec<Source>,
+    warps: usize,
+    /// Groups that a block takes one after the other.
+    together: usize,
+    groups: Val<u32>,
+    tiles: Val<u32>,
+    /// What is fetched next.
+    next_group: Val<u32>,
+    next_tile: Val<u32>,
+    next_piece: Option<Val<u32>>,
+    /// Tiles that have been given back.
+    used: Val<u32>,
+    slots: usize,
+}
+
+impl Stream {
+    /// Starts the first copies. The matrices have `tiles` tiles in a group; a block takes `together` groups at once.
+    #[tile_fn]
+    pub fn start(sources: &[Source], tiles: Val<u32>, together: usize, tiling: Tiling) -> Self {
+        let mut largest = 0;
+        let mut groups = sources[0].groups;
+        for index in 0..sources.len() {
+            largest = largest.max(sources[index].tile_bytes / sources[index].pieces);
+            if index > 0 {
+                groups = groups + sources[index].groups;
+            }
+        }
+        let ring = CopyRing::new(tiling.warps, tiling.slots, largest);
+        /// a warp without tiles fetches nothing
+        let first_group = select(warp_index() < tiles, block_index() * together, groups);
+        let mut stream = Self {
+            ring,
+            sources: sources.to_vec(),
+            warps: tiling.warps,
+            together,
+            groups,
+            tiles,
+            next_group: first_group.variable("next_group"),
+            next_tile: warp_index().variable("next_tile"),
+            next_piece: (sources[0].pieces > 1).then(|| u32(0).variable("next_piece")),
+            used: u32(0).variable("used"),
+            slots: tiling.slots,
+        };
+        for slot in device_range(0, tiling.slots) {
+            stream.fetch(slot);
+        }
+        stream
+    }
+
+    /// Starts the copy of the next tile, if there is one, into a slot that nobody reads any more.
+    #[tile_fn]
+    fn fetch(&mut self, slot: Val<u32>) {
+        if self.next_group < self.groups {
+            if self.sources.len() == 1 {
+                self.copy(slot, self.sources[0], self.next_group);
+            } else {
+                let first = self.sources[0];
+                if self.next_group < first.groups {
+                    self.copy(slot, first, self.next_group);
+                } else {
+                    self.copy(slot, self.sources[1], self.next_group - first.groups);
+                }
+            }
+            if let Some(mut piece) = self.next_piece {
+                piece += 1;
+                if piece == self.sources[0].pieces {
+                    piece = u32(0);
+                    self.advance();
+                }
+            } else {
+                self.advance();
+            }
+        } else {
+            self.ring.skip();
+        }
+    }
+
+    /// On to the next tile.
+    #[tile_fn]
+    fn advance(&mut self) {
+        self.next_tile += self.warps;
+        if self.next_tile >= self.tiles {
+            self.next_tile = warp_index();
+            if self.together == 1 {
+                self.next_group += grid_size();
+            } else {
+                self.next_group += 1;
+                /// past the last group of the unit: on to this block's next unit
+                if self.next_group % self.together == 0 {
+                    self.next_group += (grid_size() - 1) * self.together;
+                }
+            }
+        }
+    }
+
+    #[tile_fn]
+    fn copy(&self, slot: Val<u32>, source: Source, group: Val<u32>) {
+        let tile = group * self.tiles + self.next_tile;
+        let bytes = source.tile_bytes / source.pieces;
+        let first = match self.next_piece {
+            Some(piece) => tile * source.tile_bytes + piece * bytes,
+            None => tile * source.tile_bytes,
+        };
+        self.ring.fetch(slot, source.weights, first, bytes);
+    }
+
+    /// Waits for this warp's first tile, if it has one, and works out what its rows are worth: before the launches in front
+    /// of this one have ended.
+    #[tile_fn]
+    pub fn first<Format: PackedFormat>(&self, worth: &RowWorth) {
+        if warp_index() < self.tiles && block_index() * self.together < self.groups {
+            let tile = self.take();
+            worth.fill::<Format>(&tile);
+        }
+    }
+
+    /// The oldest tile under way, once it is there and what its rows are worth is worked out. [`Self::first`] has done that
+    /// for the first one.
+    #[tile_fn]
+    pub fn next<Format: PackedFormat>(&self, worth: &RowWorth) -> Tile {
+        if self.used > 0 {
+            let tile = self.take();
+            worth.fill::<Format>(&tile);
+        }
+        self.tile()
+    }
+
+    /// Waits for the oldest tile under way.
+    #[tile_fn]
+    pub fn take(&self) -> Tile {
+        self.ring.wait(self.slot(), self.used / self.slots % 2);
+        self.tile()
+    }
+
+    #[tile_fn]
+    fn slot(&self) -> Val<u32> {
+        if self.slots == 1 {
+            u32(0)
+        } else {
+            self.used % self.slots
+        }
+    }
+
+    #[tile_fn]
+    fn tile(&self) -> Tile {
+        let start = self.ring.start_of(self.slot());
+        Tile {
+            bytes: self.ring.tiles,
+            start,
+        }
+    }
+
+    /// Gives the tile back and fetches another into its place.
+    #[tile_fn]
+    pub fn give_back(&mut self) {
+        warp_barrier();
+        let slot = self.slot();
+        self.fetch(slot);
+        self.used += 1;
+    }
+}
+
+/// Sums of a block's warps over their tiles, added in the order of the warps.
+#[derive(Clone, Copy)]
+pub struct Partials {
+    /// [parts, warps, tokens, stride]
+    sums: Shared<f32>,
+    width: usize,
+    warps: usize,
+}
+
+/// Rows of a token, padded so that the lanes of a matrix instruction's sums fall into different banks.
+const STRIDE: usize = TILE_ROWS + 4;
+
+impl Partials {
+    /// Room for the sums of `parts` groups of rows.
+    #[tile_fn]
+    pub fn new(parts: usize, tiling: Tiling) -> Self {
+        let width = tiling.columns * target().fragments.columns();
+        let partial_sums = Shared::<f32>::new(parts * tiling.warps * width * STRIDE);
+        Self {
+            sums: partial_sums,
+            width,
+            warps: tiling.warps,
+        }
+    }
+
+    /// Stores this warp's sums, [2 halves, column tiles], of group `part`.
+    #[tile_fn]
+    pub fn store(&self, sums: Products<f32>, part: Val<u32>) {
+        let layout = target().fragments;
+        let count = sums.count / 2;
+        for half in unrolled(0..2) {
+            for column_tile in unrolled(0..count) {
+                let first = (part * self.warps + warp_index()) * self.width + column_tile * layout.columns();
+                sums.at(half * count + column_tile).each(|element, sum| {
+                    self.sums[(first + element.column) * STRIDE + half * 16 + element.row] = sum;
+                });
+            }
+        }
+    }
+
+    /// The sum of this lane's row of group `part` for a token.
+    #[tile_fn]
+    pub fn sum(&self, part: usize, token: Val<u32>) -> Val<f32> {
+        let mut sum = f32(0.0);
+        for warp in unrolled(0..self.warps) {
+            let place = ((warp + part * self.warps) * self.width + token) * STRIDE + lane_index();
+            sum += self.sums[place];
+        }
+        sum
+    }
+}

@@ -1,0 +1,123 @@
+//! packed_product and packed_pair, over every format that can be packed.
+
+use tilekiln_kernels::matmul::packed::{SUB_BLOCK, groups_down, tiles_across};
+
+use super::super::trial::{for_each, number};
+use super::super::weights::{Format, bits};
+use super::super::{Case, CaseError, Trial};
+use super::{Division, How, PackedActivations, bounds, invariant, selected, shapes, table};
+use crate::reference::quant::{Activations, BlockFormat, matrix_product};
+use crate::reference::{Sum, values};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut products: Vec<(BlockFormat, Division)> = Vec::new();
+    for format in BlockFormat::ALL {
+        products.extend([(format, [2, 2, 1]), (format, [3, 1, 2])]);
+    }
+    products.extend([
+        (BlockFormat::Q4_K, [1, 3, 1]),
+        (BlockFormat::Q4_K, [2, 2, 4]),
+        (BlockFormat::Q6_K, [2, 1, 4]),
+        (BlockFormat::Q8_0, [2, 1, 4]),
+    ]);
+    let pairs = [
+        (BlockFormat::Q4_K, [2, 2, 1]),
+        (BlockFormat::Q8_0, [2, 1, 2]),
+        (BlockFormat::Q5_0, [1, 2, 1]),
+    ];
+    let mut cases = table("packed_product", &products, check_product);
+    cases.extend(table("packed_pair", &pairs, check_pair));
+    cases
+}
+
+fn check_product(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
+    let [warps, _, columns] = division;
+    let layout = trial.target().fragments;
+    let shapes = shapes(trial.extent, columns * layout.columns());
+    for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
+        let rows = trial.random.odd_size(rows);
+        let cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(format.elements());
+        let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
+        trial.shape(format!("{tokens} tokens, {rows} rows of {cols}"));
+        let file = Format::Blocks(format).matrix(trial, rows, cols).bytes;
+        let weights = Format::Blocks(format).pack(layout, &file, rows, cols);
+        let activations = activations(trial, tokens, cols);
+        let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
+            let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
+            let y = trial.output::<f32>(how.tokens.len() * rows)?;
+            let mut arguments = vec![trial.input(&weights)?];
+            arguments.extend(packed.inputs(trial)?);
+            arguments.push(y.argument());
+            arguments.extend([rows, tiles_across(cols), how.tokens.len(), packed.stride].map(number));
+            how.launch(trial, arguments)?;
+            Ok(bits(&trial.result(&y)?))
+        };
+        let got = invariant(
+            trial,
+            (&Format::Blocks(format).setting(), division),
+            (tokens, groups_down(rows)),
+            launch,
+        )?;
+        let sums: Vec<Sum> = activations
+            .iter()
+            .flat_map(|row| matrix_product(format, &file, row))
+            .collect();
+        let got: Vec<f32> = got.into_iter().map(f32::from_bits).collect();
+        trial.within(&got, &values(&sums), &bounds(&sums, format, cols, warps));
+        Ok(())
+    })
+}
+
+/// Random rows as int8.
+pub(super) fn activations(trial: &mut Trial<'_>, tokens: usize, cols: usize) -> Vec<Activations> {
+    let x = trial.random.activations(tokens * cols);
+    x.chunks_exact(cols).map(Activations::quantise).collect()
+}
+
+fn check_pair(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
+    let [warps, _, columns] = division;
+    let layout = trial.target().fragments;
+    let shapes = shapes(trial.extent, columns * layout.columns());
+    let second = BlockFormat::Q6_K;
+    for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
+        let (rows, more_rows) = (trial.random.odd_size(rows.clone()), trial.random.odd_size(rows));
+        let cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(second.elements());
+        let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
+        trial.shape(format!("{tokens} tokens, {rows} and {more_rows} rows of {cols}"));
+        let files = [(format, rows), (second, more_rows)]
+            .map(|(format, rows)| Format::Blocks(format).matrix(trial, rows, cols).bytes);
+        let weights = [
+            Format::Blocks(format).pack(layout, &files[0], rows, cols),
+            Format::Blocks(second).pack(layout, &files[1], more_rows, cols),
+        ];
+        let activations = activations(trial, tokens, cols);
+        let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
+            let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
+            let y = trial.output::<f32>(how.tokens.len() * (rows + more_rows))?;
+            let mut arguments = vec![trial.input(&weights[0])?, trial.input(&weights[1])?];
+            arguments.extend(packed.inputs(trial)?);
+            arguments.push(y.argument());
+            arguments.extend([rows, more_rows, tiles_across(cols), how.tokens.len(), packed.stride].map(number));
+            how.launch(trial, arguments)?;
+            Ok(bits(&trial.result(&y)?))
+        };
+        let blocks = groups_down(rows) + groups_down(more_rows);
+        let got = invariant(
+            trial,
+            (&selected("packed_pair", format), division),
+            (tokens, blocks),
+            launch,
+        )?;
+        let (mut sums, mut limits) = (Vec::new(), Vec::new());
+        for row in &activations {
+            for (format, file) in [format, second].into_iter().zip(&files) {
+                let products = matrix_product(format, file, row);
+                limits.extend(bounds(&products, format, cols, warps));
+                sums.extend(products);
+            }
+        }
+        let got: Vec<f32> = got.into_iter().map(f32::from_bits).collect();
+        trial.within(&got, &values(&sums), &limits);
+        Ok(())
+    })
+}
