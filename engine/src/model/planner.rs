@@ -109,6 +109,20 @@ pub struct CacheBuffers {
     pub capacity: u32,
 }
 
+/// Where the projections of a layer's attention are: values of row t begin at `t * stride` of an operand.
+#[derive(Clone, Copy, Debug)]
+struct Projected {
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    query_stride: usize,
+    key_stride: usize,
+}
+
+/// Kernels that wait themselves for what the launch in front of them writes. Before that they read constants of the
+/// model and what the host has written before the step, nothing else.
+const WAITING: &[&str] = &[];
+
 /// Collects the launches of a plan.
 pub struct Planner<'a> {
     plan: Plan,
@@ -165,8 +179,12 @@ impl<'a> Planner<'a> {
         cost: Cost,
     ) {
         let [x, y] = grid;
+        let dependent = WAITING.contains(&kernel);
         let kernel = KernelSpec::new(kernel, settings);
         self.plan.push(label, kernel, [x, y, Count::Fixed(1)], operands, cost);
+        if let Some(stage) = self.plan.stages.last_mut() {
+            stage.dependent = dependent;
+        }
     }
 
     /// Rows of an embedding table, scaled; row t goes to `out[t * stride ..]`.
@@ -344,17 +362,35 @@ impl<'a> Planner<'a> {
             products.extend(own.value.as_ref().map(|value| ("attn_v", value, scratch.value)));
         }
         self.products(&weights.name, scratch.normed, &products);
+        let query_width = self.shape.heads * layer.head_dim;
+        let key_width = layer.kv_heads * layer.head_dim;
+        // a layer without a value projection normalises the raw key projection instead
+        let has_values = weights.own.as_ref().is_some_and(|own| own.value.is_some());
+        let value = if has_values { scratch.value } else { scratch.key };
+        let projected = Projected {
+            query: Operand::Buffer(scratch.query),
+            key: Operand::Buffer(scratch.key),
+            value: Operand::Buffer(value),
+            query_stride: query_width,
+            key_stride: key_width,
+        };
+        self.attend_layer(layer, weights, cache, projected);
+        self.products(
+            &weights.name,
+            scratch.attended,
+            &[("attn_output", &weights.output, scratch.branch)],
+        );
+        self.residual_norm(&label("post_attention_norm"), weights.post_attention_norm, 1.0);
+    }
+
+    /// From projections to what attention gives, in `scratch.attended`: per-head norms, rotation, cache, attention.
+    fn attend_layer(&mut self, layer: &Layer, weights: &LayerWeights, cache: CacheBuffers, projected: Projected) {
+        let label = |name: &str| format!("{}.{name}", weights.name);
         self.head_norm_rope(&label("attn_q_norm"), layer, weights);
         if let Some(own) = &weights.own {
-            // a layer without a value projection normalises the raw key projection instead
-            let value = if own.value.is_some() {
-                scratch.value
-            } else {
-                scratch.key
-            };
             let operands = vec![
-                Operand::Buffer(scratch.key),
-                Operand::Buffer(value),
+                projected.key,
+                projected.value,
                 Operand::Buffer(own.key_norm),
                 Operand::Buffer(self.inputs.positions),
                 Operand::Buffer(self.inputs.slots),
@@ -377,12 +413,6 @@ impl<'a> Planner<'a> {
             self.push(&label("cache_write"), "cache_write", &settings, grid, operands, cost);
         }
         self.attend(&label("attend"), layer, cache);
-        self.products(
-            &weights.name,
-            scratch.attended,
-            &[("attn_output", &weights.output, scratch.branch)],
-        );
-        self.residual_norm(&label("post_attention_norm"), weights.post_attention_norm, 1.0);
     }
 
     fn cache_settings(&self, layer: &Layer) -> [String; 2] {
