@@ -20,13 +20,13 @@ fn threads<K: KvStore, V: KvStore>(head_dim: usize) -> usize {
 /// values are normalised; both are encoded and go to page `page_table\[slots\[token\], positions\[token\] / 64\]` of their
 /// caches.
 ///
-/// `k` and `v` are raw projections and may be the same buffer. The table's rows are rings: page p is entry
-/// p % slot_pages. Tokens with the slot 0xffffffff are not stored. No two tokens of a launch may go to the same place.
-/// Batch invariance: a head's sums are added by its own block, always in the same order.
+/// `k` and `v` are raw projections, whose heads of a token begin at `token * stride`; they may be the same buffer. The
+/// table's rows are rings: page p is entry p % slot_pages. Tokens with the slot 0xffffffff are not stored. No two tokens
+/// of a launch may go to the same place. Batch invariance: a head's sums are added by its own block, always in the same order.
 #[kernel(threads = threads::<K, V>(head_dim))]
 pub fn cache_write<K: KvStore, V: KvStore>(
-    #[shape(tokens, kv_heads, head_dim)] k: In<f32>,
-    #[shape(tokens, kv_heads, head_dim)] v: In<f32>,
+    #[shape(tokens, stride)] k: In<f32>,
+    #[shape(tokens, stride)] v: In<f32>,
     #[shape(head_dim)] w: In<f32>,
     #[shape(tokens)] positions: In<u32>,
     #[shape(tokens)] slots: In<u32>,
@@ -35,10 +35,12 @@ pub fn cache_write<K: KvStore, V: KvStore>(
     #[shape(pages, kv_heads, page_bytes)] cache_k: Out<u8>,
     #[shape(pages, kv_heads, page_bytes)] cache_v: Out<u8>,
     kv_heads: u32,
+    stride: u32,
     slot_pages: u32,
     eps: f32,
     #[comptime] head_dim: usize,
 ) {
+    trigger_dependents();
     let token = block_index();
     let kv_head = block_index_y();
     let dim = thread_index();
@@ -46,16 +48,20 @@ pub fn cache_write<K: KvStore, V: KvStore>(
     let threads = threads::<K, V>(head_dim);
     let terms = Shared::<f32>::new(threads);
     let codes = Shared::<u8>::new(threads);
+    let mut weight = f32(0.0);
+    if dim < head_dim {
+        weight = w[dim];
+    }
+    /// also where nothing is stored: the launch behind relies on this one for all before it
+    wait_for_prerequisites();
     if slot != NOWHERE {
         let position = positions[token];
         let page = page_table[slot * slot_pages + position / PAGE % slot_pages];
         let mut raw_key = f32(0.0);
         let mut raw_value = f32(0.0);
-        let mut weight = f32(0.0);
         if dim < head_dim {
-            raw_key = k[(token * kv_heads + kv_head) * head_dim + dim];
-            raw_value = v[(token * kv_heads + kv_head) * head_dim + dim];
-            weight = w[dim];
+            raw_key = k[token * stride + (kv_head * head_dim + dim)];
+            raw_value = v[token * stride + (kv_head * head_dim + dim)];
         }
         let normed = raw_key * head_scale(raw_key, eps, head_dim, threads) * weight;
         let key = rotate_head(normed, position, inverse_frequency, head_dim, threads);
@@ -122,6 +128,7 @@ pub const ENTRY: Entry = Entry {
     example: |settings, random| {
         let head_dim = formats::head_dim(settings)?;
         let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
+        let stride = kv_heads * head_dim + random.size(0, 7);
         // consecutive positions of one slot, across the end of a page and of the ring
         let first = random.size(0, 140) as u32;
         let slot = random.size(0, 2);
@@ -133,8 +140,8 @@ pub const ENTRY: Entry = Entry {
         Ok(Example {
             grid: [tokens as u32, kv_heads as u32, 1],
             arguments: vec![
-                random.floats("f32", tokens * kv_heads * head_dim),
-                random.floats("f32", tokens * kv_heads * head_dim),
+                random.floats("f32", tokens * stride),
+                random.floats("f32", tokens * stride),
                 random.floats("f32", head_dim),
                 Argument::Input(positions),
                 Argument::Input(slots),
@@ -143,6 +150,7 @@ pub const ENTRY: Entry = Entry {
                 Argument::output(bytes(k)),
                 Argument::output(bytes(v)),
                 Argument::U32(kv_heads as u32),
+                Argument::U32(stride as u32),
                 Argument::U32(slot_pages as u32),
                 Argument::F32(1e-6),
             ],

@@ -275,8 +275,8 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
 /// Blocks: x over chunks of keys (see `partition`), y over KV heads, z over groups of rows. A group is
 /// `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one sequence; `rows * gqa` columns at
 /// most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
-/// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no row sees are left as they are. Batch
-/// invariance: a row's results depend on its own query and keys only.
+/// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no
+/// row sees are left as they are. Batch invariance: a row's results depend on its own query and keys only.
 #[kernel(threads = shape.threads(), blocks = shape.blocks())]
 pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
@@ -327,6 +327,9 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
                 partial.store_as::<Pack<f32, 4>>((chunk * columns + column) * stored + dim, Val::pack(values));
             }
         });
+    } else {
+        /// the launch behind relies on this one for all before it
+        wait_for_prerequisites();
     }
 }
 

@@ -63,16 +63,17 @@ fn threads<Keys: KvCodec>(head_dim: usize) -> usize {
 /// One block per token (x) and head (y), one thread per value: the query is normalised, weighted, rotated by position and,
 /// where keys are stored so, by the rotation of their format; times log2(e), because attention takes powers of 2.
 ///
-/// Numbers that do not fit f16 become the largest one. A format of bf16 keys gets two terms, one after the other. Batch
+/// The heads of a token begin at `token * stride`. Numbers that do not fit f16 become the largest one. A format of bf16 keys gets two terms, one after the other. Batch
 /// invariance: a head's sums are added by its own block, always in the same order.
 #[kernel(threads = threads::<Keys>(head_dim))]
 pub fn prepare_queries<Keys: KvCodec>(
-    #[shape(tokens, heads, head_dim)] q: In<f32>,
+    #[shape(tokens, stride)] q: In<f32>,
     #[shape(head_dim)] w: In<f32>,
     #[shape(tokens)] positions: In<u32>,
     #[shape(pairs)] inverse_frequency: In<f32>,
     #[shape(tokens, heads, terms, words)] out: Out<u32>,
     heads: u32,
+    stride: u32,
     eps: f32,
     #[comptime] head_dim: usize,
 ) {
@@ -89,7 +90,7 @@ pub fn prepare_queries<Keys: KvCodec>(
     wait_for_prerequisites();
     let mut value = f32(0.0);
     if dim < head_dim {
-        value = q[(token * heads + head) * head_dim + dim];
+        value = q[token * stride + (head * head_dim + dim)];
     }
     let normed = value * head_scale(value, eps, head_dim, threads) * weight;
     let mut query = rotate_head(normed, position, inverse_frequency, head_dim, threads) * LOG2_E;
@@ -187,16 +188,18 @@ pub const ENTRY: Entry = Entry {
     example: |settings, random| {
         let head_dim = formats::head_dim(settings)?;
         let (tokens, heads) = (random.size(1, 6), random.size(1, 5));
+        let stride = heads * head_dim + random.size(0, 7);
         let words = formats::fast(settings)?.query_words(head_dim);
         Ok(Example {
             grid: [tokens as u32, heads as u32, 1],
             arguments: vec![
-                random.floats("f32", tokens * heads * head_dim),
+                random.floats("f32", tokens * stride),
                 random.floats("f32", head_dim),
                 random.below(tokens, 262_144),
                 random.floats("f32", head_dim / 2),
                 Argument::output(tokens * heads * words * 4),
                 Argument::U32(heads as u32),
+                Argument::U32(stride as u32),
                 Argument::F32(1e-6),
             ],
         })
