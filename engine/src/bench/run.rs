@@ -299,12 +299,15 @@ impl Bench<'_> {
         device.synchronize()?;
         let loaded = begin.elapsed();
         let begin = Instant::now();
-        target.forward(&[Row {
-            token: 0,
-            slot: 0,
-            position: 0,
-            want: Want::Token,
-        }], Phase::Decode)?;
+        target.forward(
+            &[Row {
+                token: 0,
+                slot: 0,
+                position: 0,
+                want: Want::Token,
+            }],
+            Phase::Decode,
+        )?;
         // the start is that of the first model
         if self.results.start.weight_bytes == 0 {
             let start = &mut self.results.start;

@@ -32,7 +32,8 @@ impl CacheArgs {
     /// # Errors
     /// Words that name no format, and formats that do not go together.
     pub fn types(&self) -> Result<Option<KvTypes>, Failure> {
-        let kind = |flag: &str, given: &Option<String>| given.as_deref().map(|given| cache_type(flag, given)).transpose();
+        let kind =
+            |flag: &str, given: &Option<String>| given.as_deref().map(|given| cache_type(flag, given)).transpose();
         let keys = kind("-ctk", &self.cache_type_k)?;
         let values = kind("-ctv", &self.cache_type_v)?;
         let sliding_keys = kind("--cache-type-k-swa", &self.cache_type_k_swa)?;
@@ -59,7 +60,9 @@ impl CacheArgs {
 
 /// A format of cached keys or values.
 pub(super) fn cache_type(flag: &str, given: &str) -> Result<KvType, Failure> {
-    given.parse().map_err(|error| Failure::Usage(format!("{flag}: {error}")))
+    given
+        .parse()
+        .map_err(|error| Failure::Usage(format!("{flag}: {error}")))
 }
 
 #[cfg(test)]
@@ -87,13 +90,21 @@ mod tests {
         let pair = |keys, values| CacheTypes { keys, values };
         let balanced = KvPreset::Balanced.types();
         for (line, full, sliding) in [
-            ("--cache-type-k turbo3", pair(KvType::TURBO3, KvType::F16), pair(KvType::TURBO3, KvType::F16)),
+            (
+                "--cache-type-k turbo3",
+                pair(KvType::TURBO3, KvType::F16),
+                pair(KvType::TURBO3, KvType::F16),
+            ),
             (
                 "--cache-type-k q8_0 --cache-type-v TURBO3 --cache-type-k-swa f16 --cache-type-v-swa f16",
                 pair(KvType::Q8_0, KvType::TURBO3),
                 both(KvType::F16),
             ),
-            ("--cache-type-k f32 --cache-type-v f32", both(KvType::F32), both(KvType::F32)),
+            (
+                "--cache-type-k f32 --cache-type-v f32",
+                both(KvType::F32),
+                both(KvType::F32),
+            ),
             ("--kv-preset quality", both(KvType::F16), both(KvType::F16)),
             ("--kv-preset balanced", balanced.full, balanced.sliding),
             (
@@ -112,7 +123,10 @@ mod tests {
         for (line, wanted) in [
             ("--cache-type-k turbo5", "there are f32, f16"),
             ("--cache-type-v f32", "nearest choices are f32 for both"),
-            ("--cache-type-k f32 --cache-type-v f32 --cache-type-v-swa q8_0", "f32 for both"),
+            (
+                "--cache-type-k f32 --cache-type-v f32 --cache-type-v-swa q8_0",
+                "f32 for both",
+            ),
         ] {
             match types(line) {
                 Err(Failure::Usage(text)) => assert!(text.contains(wanted), "{line}: {text}"),

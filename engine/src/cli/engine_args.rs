@@ -799,8 +799,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let resolved = resolved("-b 128 -ub 256 -c 0 -np 3 --device HOST -ctk bf16 -ctv q8_0 -t -1 --exact --no-warmup")
-            .expect("all of it exists");
+        let resolved =
+            resolved("-b 128 -ub 256 -c 0 -np 3 --device HOST -ctk bf16 -ctv q8_0 -t -1 --exact --no-warmup")
+                .expect("all of it exists");
         let options = resolved.options;
         assert_eq!((options.chunk, options.context, options.slots), (128, None, 3));
         assert_eq!(

@@ -1,10 +1,10 @@
 //! The command line. Results go to stdout, progress and statistics to stderr; exit codes are 0 done, 1 failed, 2 usage.
 
 mod bench;
+mod cache_args;
 mod check;
 mod doctor;
 mod emit;
-mod cache_args;
 mod engine_args;
 mod inspect;
 mod kernels;

@@ -154,7 +154,12 @@ impl Plan {
             kv: self.cache.types()?,
             ..EngineOptions::default()
         };
-        Ok(room(&options, config, step.depth + step.rows, [step.total_rows(), step.rows])?)
+        Ok(room(
+            &options,
+            config,
+            step.depth + step.rows,
+            [step.total_rows(), step.rows],
+        )?)
     }
 
     /// The card that is asked for, by its name or by its target.

@@ -5,6 +5,7 @@
 //! whole context. Sliding layers keep a ring: the window, plus room for the tokens of one step, so that writing a step (or
 //! taking a rejected draft back) never overwrites what is still visible.
 
+pub mod saved;
 mod types;
 
 use tilekiln_kernels::attention::pages::PAGE;
@@ -60,6 +61,16 @@ impl Sequence {
     /// The tokens at the valid positions.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// One more than the highest position ever written.
+    pub fn high(&self) -> usize {
+        self.high
+    }
+
+    /// A sequence whose keys and values were put back.
+    pub fn restored(tokens: Vec<u32>, high: usize) -> Self {
+        Self { tokens, high }
     }
 
     /// A step wrote these tokens behind the valid ones; they are valid now.

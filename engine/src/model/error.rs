@@ -9,6 +9,9 @@ pub enum ModelError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] gguf::Error),
+    /// A slot that cannot be saved or restored.
+    #[error(transparent)]
+    Slot(#[from] crate::kv::saved::SaveError),
     /// Formats of the cache that no kernel takes together.
     #[error(transparent)]
     Cache(#[from] crate::kv::UnsupportedPair),

@@ -1,6 +1,7 @@
 //! A Gemma 4 model on a device: steps over rows of several sequences.
 
 mod design;
+mod slots;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -141,6 +142,8 @@ pub struct Target {
     config: TargetConfig,
     options: LoadOptions,
     vocabulary: usize,
+    /// Tells models apart.
+    fingerprint: String,
     pub(super) machine: Machine,
     buffers: Buffers,
     caches: Vec<Option<CacheBuffers>>,
@@ -167,6 +170,7 @@ impl Target {
         let contents = design.contents;
         let mut target = Self {
             vocabulary: design.vocabulary,
+            fingerprint: slots::fingerprint(file)?,
             config: design.config,
             options: design.options,
             machine: Machine::new(device, design.table)?,
@@ -314,7 +318,8 @@ impl Target {
                 .map(|(_, row)| (row.want == Want::Choice).then_some(row.slot));
             let choosing = self.choice.write_choosers(&self.machine, choosers)?;
             let plans = &self.plans.head[choosing.index()];
-            self.machine.run(&plans[tile_for(group.len())], &Size::of_rows(group.len()))?;
+            self.machine
+                .run(&plans[tile_for(group.len())], &Size::of_rows(group.len()))?;
             let chosen = self.choice.chosen(&self.machine, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(chosen).enumerate() {
                 let failure = (token == NOTHING_LEFT && row.want == Want::Choice).then_some(NoChoice::NothingLeft);
@@ -420,7 +425,9 @@ impl Target {
             ];
             let numbers = [slot, first, heads, cache.slot_pages as usize];
             let buffers = [buffer, cache.table, out].map(Operand::Buffer);
-            let operands = buffers.into_iter().chain(numbers.map(|number| Operand::Number(number as u32)));
+            let operands = buffers
+                .into_iter()
+                .chain(numbers.map(|number| Operand::Number(number as u32)));
             plan.push(
                 "cache_read",
                 KernelSpec::new("cache_read", &settings),
@@ -472,7 +479,10 @@ fn caches(
     let mut tables: Vec<(usize, BufferId)> = Vec::new();
     for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
         let slot_pages = geometry.slot_pages(layer.window);
-        let pages = geometry.slots.checked_mul(slot_pages).and_then(|pages| u32::try_from(pages).ok());
+        let pages = geometry
+            .slots
+            .checked_mul(slot_pages)
+            .and_then(|pages| u32::try_from(pages).ok());
         let types = options.kv.of(layer.kind);
         let size = |format: KvType| {
             let page = layer.kv_heads * format.page_bytes(layer.head_dim);
@@ -628,9 +638,10 @@ impl Network {
                 planner.finish()
             })
         };
-        let decode = attention.decode_rows().enumerate().map(|(plan, rows)| {
-            whole(&format!("decode, {rows} rows of a sequence"), Sharing::Decode(plan))
-        });
+        let decode = attention
+            .decode_rows()
+            .enumerate()
+            .map(|(plan, rows)| whole(&format!("decode, {rows} rows of a sequence"), Sharing::Decode(plan)));
         Plans {
             decode: decode.collect(),
             full: whole("prompt with outputs", Sharing::Prompt),

@@ -309,7 +309,10 @@ fn describe_policy(layers: &[LayerPolicy]) -> String {
     }
     let parts = kinds.iter().map(|(name, count, bytes)| {
         let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
-        format!("{count} {kind} layers {rest} ({:.1} MiB)", *bytes as f64 / f64::from(1 << 20))
+        format!(
+            "{count} {kind} layers {rest} ({:.1} MiB)",
+            *bytes as f64 / f64::from(1 << 20)
+        )
     });
     format!("cache: {}", parts.collect::<Vec<_>>().join(", "))
 }

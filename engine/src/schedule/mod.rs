@@ -13,5 +13,8 @@ pub use options::{
     DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, LayerLimit, Progress, Stage,
     TooFewLayers, UnknownChoice,
 };
-pub use request::{Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, Statistics, Ticket};
+pub use request::{
+    Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, SlotAction, SlotRefusal, SlotReport, Statistics,
+    Ticket,
+};
 pub use service::ModelService;

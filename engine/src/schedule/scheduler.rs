@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Choice, Event, Finish, Request, Statistics};
+use super::{Choice, Event, Finish, Request, SlotAction, SlotRefusal, SlotReport, Statistics};
 use crate::kv::Sequence;
 use crate::model::assistant::DraftStart;
 use crate::model::{self, ModelError, Output, Row, Target, Want};
@@ -200,6 +200,47 @@ impl Scheduler {
             decode_started: now,
             is_known: false,
         });
+    }
+
+    /// Saves, restores or forgets what a slot holds.
+    ///
+    /// # Errors
+    /// Slots that do not exist or are answering, files that do not belong here, and those of the device.
+    pub fn slot(&mut self, index: usize, action: &SlotAction) -> Result<SlotReport, SlotRefusal> {
+        let started = Instant::now();
+        let slots = self.slots.len();
+        let slot = self.slots.get_mut(index);
+        let slot = slot.ok_or(SlotRefusal::Unknown { slot: index, slots })?;
+        if slot.answer.is_some() {
+            return Err(SlotRefusal::Busy(index));
+        }
+        let failed = |error: ModelError| SlotRefusal::Failed(error.to_string());
+        let bytes = match action {
+            SlotAction::Save(path) => self.target.save_slot(index, &slot.sequence, path).map_err(failed)?,
+            SlotAction::Restore(path) => match self.target.restore_slot(index, path) {
+                Ok(sequence) => {
+                    slot.sequence = sequence;
+                    std::fs::metadata(path).map_or(0, |file| file.len())
+                }
+                Err(error) => {
+                    // a refused file has changed nothing, a device that failed half way has
+                    if !matches!(error, ModelError::Slot(_)) {
+                        slot.sequence = Sequence::default();
+                    }
+                    return Err(failed(error));
+                }
+            },
+            SlotAction::Erase => 0,
+        };
+        let tokens = slot.sequence.len();
+        if *action == SlotAction::Erase {
+            slot.sequence = Sequence::default();
+        }
+        Ok(SlotReport {
+            tokens,
+            bytes,
+            time: started.elapsed(),
+        })
     }
 
     /// Ends everything with an error.

@@ -13,6 +13,7 @@ pub mod native;
 pub mod request;
 pub mod text;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,6 +78,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Time that answers have to end by themselves at shutdown.
     pub grace: Duration,
+    /// Folder for what slots hold; none saves nothing.
+    pub slot_folder: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -87,6 +90,7 @@ impl Default for Settings {
             body_limit: DEFAULT_BODY_LIMIT,
             keep_alive: Duration::from_secs(5),
             grace: Duration::from_secs(5),
+            slot_folder: None,
         }
     }
 }
@@ -147,6 +151,7 @@ impl Server {
             .route("/metrics", get(native::metrics))
             .route("/props", get(native::props))
             .route("/slots", get(native::slots))
+            .route("/slots/{id}", post(native::slot))
             .route("/tokenize", post(native::tokenize))
             .route("/detokenize", post(native::detokenize))
             .route("/apply-template", post(native::apply_template))

@@ -159,7 +159,9 @@ fn sequences_are_drafted_for_together_as_apart() {
 /// One round: evaluates the newest token with its drafts at `position`, keeps the confirmed part.
 fn round(target: &mut Target, slot: u32, position: usize, newest: u32, drafts: &[u32]) -> (Verdict, Vec<f32>) {
     let batch: Vec<u32> = std::iter::once(newest).chain(drafts.iter().copied()).collect();
-    let outputs = target.forward(&rows(slot, position, &batch, Want::Token), Phase::Decode).unwrap();
+    let outputs = target
+        .forward(&rows(slot, position, &batch, Want::Token), Phase::Decode)
+        .unwrap();
     let verdict = verify(drafts, |row| Ok::<_, ()>(outputs[row].token), |_| false).unwrap();
     let hidden = target.hidden(verdict.accepted).unwrap();
     target.keep_hidden(&[(slot, verdict.accepted)]).unwrap();

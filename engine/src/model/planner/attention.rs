@@ -169,7 +169,8 @@ impl Attention {
             let class = Class::of(layer, shape.heads, types);
             let method = methods.entry(class).or_insert_with(|| {
                 let flash = || {
-                    let rows = decode_rows(steps.run).map(|rows| shapes::decode(target, pair, class.head_dim, class.gqa, rows));
+                    let rows = decode_rows(steps.run)
+                        .map(|rows| shapes::decode(target, pair, class.head_dim, class.gqa, rows));
                     Some(Method::Flash {
                         decode: rows.collect::<Option<_>>()?,
                         prefill: shapes::prefill(target, pair, class.head_dim, class.gqa)?,
@@ -180,7 +181,9 @@ impl Attention {
                     Precision::Exact => Method::Exact,
                 }
             });
-            let Method::Flash { decode, prefill } = method else { continue };
+            let Method::Flash { decode, prefill } = method else {
+                continue;
+            };
             let fast = formats::find(class.keys).and_then(|format| format.fast);
             query_words = query_words.max(shape.heads * fast.map_or(0, |fast| fast.query_words(layer.head_dim)));
             let mut need = |rows: usize, count: usize| {
@@ -195,7 +198,11 @@ impl Attention {
                 let rows = chosen.rows(class.gqa);
                 let count = steps.sequences * steps.run.div_ceil(rows);
                 need(rows, count);
-                let chunks = partition::chunks(steps.context, layer.window.map_or(NO_WINDOW, |window| window as u32), rows);
+                let chunks = partition::chunks(
+                    steps.context,
+                    layer.window.map_or(NO_WINDOW, |window| window as u32),
+                    rows,
+                );
                 let columns = count * layer.kv_heads * chunks * chosen.columns;
                 partial = partial.max(columns * stored(class.values, layer.head_dim));
                 worth = worth.max(2 * columns);
@@ -206,7 +213,8 @@ impl Attention {
             (rows, table.add(&name, BufferKind::Input, 12 * count))
         });
         let groups = groups.collect();
-        let mut scratch = |name: &str, values: usize| table.add(&format!("{prefix}.{name}"), BufferKind::Scratch, FLOAT * values);
+        let mut scratch =
+            |name: &str, values: usize| table.add(&format!("{prefix}.{name}"), BufferKind::Scratch, FLOAT * values);
         Ok(Self {
             steps,
             types,
@@ -463,7 +471,11 @@ impl Planner<'_> {
         let mut operands = self.flash_operands(cache, rows);
         operands.push(Operand::Buffer(self.scratch.attended));
         operands.extend(self.attention_numbers(layer, cache));
-        let grid = [Count::Fixed(1), Count::Fixed(layer.kv_heads as u32), Count::Groups(rows)];
+        let grid = [
+            Count::Fixed(1),
+            Count::Fixed(layer.kv_heads as u32),
+            Count::Groups(rows),
+        ];
         let cost = self.attention_cost(layer, cache.types, Unit::Matrix);
         let settings = Self::flash_settings(layer, cache, chosen);
         let label = format!("{}.attend", weights.name);
@@ -486,12 +498,24 @@ impl Planner<'_> {
         let cost = self.attention_cost(layer, cache.types, Unit::Matrix);
         let settings = Self::flash_settings(layer, cache, chosen);
         let label = format!("{}.attend", weights.name);
-        self.push_grid(&label, "flash_decode", &settings, [chunks, kv_heads, groups], operands, cost);
+        self.push_grid(
+            &label,
+            "flash_decode",
+            &settings,
+            [chunks, kv_heads, groups],
+            operands,
+            cost,
+        );
 
         let stored = stored(cache.types.values.name(), layer.head_dim);
         let slice = SLICE.min(stored);
         let is_rotated = formats::find(cache.types.values.name()).is_some_and(|format| format.rotated);
-        let of_rows = self.attention.groups.get(&rows).copied().unwrap_or(self.attention.queries);
+        let of_rows = self
+            .attention
+            .groups
+            .get(&rows)
+            .copied()
+            .unwrap_or(self.attention.queries);
         let buffers = [
             partial,
             worth,
@@ -514,7 +538,14 @@ impl Planner<'_> {
             ..Cost::activations(2 * FLOAT * values)
         };
         let label = format!("{}.combine", weights.name);
-        self.push_grid(&label, "flash_combine", &settings, [blocks, kv_heads, groups], operands, cost);
+        self.push_grid(
+            &label,
+            "flash_combine",
+            &settings,
+            [blocks, kv_heads, groups],
+            operands,
+            cost,
+        );
     }
 }
 
@@ -538,7 +569,10 @@ mod tests {
         let table: [(&[(u32, u32)], Vec<Run>); 4] = [
             (&[], vec![]),
             (&[(0, 5), (0, 6), (1, 7), (1, 8)], vec![run(0, 2, 0), run(2, 2, 1)]),
-            (&[(3, 5), (3, 5), (3, 7)], vec![run(0, 1, 3), run(1, 1, 3), run(2, 1, 3)]),
+            (
+                &[(3, 5), (3, 5), (3, 7)],
+                vec![run(0, 1, 3), run(1, 1, 3), run(2, 1, 3)],
+            ),
             (&[(2, 0), (2, 1), (2, 2)], vec![run(0, 3, 2)]),
         ];
         for (rows, expected) in table {
@@ -548,7 +582,12 @@ mod tests {
 
     #[test]
     fn plans_cover_runs() {
-        for (run, expected) in [(1, vec![1]), (2, vec![1, 2]), (3, vec![1, 2, 4]), (20, vec![1, 2, 4, 8])] {
+        for (run, expected) in [
+            (1, vec![1]),
+            (2, vec![1, 2]),
+            (3, vec![1, 2, 4]),
+            (20, vec![1, 2, 4, 8]),
+        ] {
             assert_eq!(decode_rows(run).collect::<Vec<_>>(), expected);
         }
     }

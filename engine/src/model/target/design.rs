@@ -164,7 +164,11 @@ pub(super) fn policy(config: &TargetConfig, options: &LoadOptions, attention: &A
                 Method::Flash { .. } => "flash",
             },
             positions: options.geometry.capacity(layer.window),
-            bytes: if layer.kv_from == index { pages * layer.kv_heads * page } else { 0 },
+            bytes: if layer.kv_from == index {
+                pages * layer.kv_heads * page
+            } else {
+                0
+            },
         }
     });
     layers.collect()
