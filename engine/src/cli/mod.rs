@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod doctor;
 mod emit;
+mod cache_args;
 mod engine_args;
 mod inspect;
 mod kernels;

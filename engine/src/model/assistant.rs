@@ -7,11 +7,11 @@
 use super::ModelError;
 use super::choice::ChunkBests;
 use super::config::{AssistantConfig, LayerKind};
-use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
+use super::planner::{Attention, CacheBuffers, Planner, RowInputs, Run, Scratch, Sharing, Steps};
 use super::target::{Shared, Target, for_each_tile, tile_for};
 use super::weights::{Contents, LayerWeights, Loader, Weight};
 use crate::gguf;
-use crate::plan::{BufferId, BufferTable, Plan, PlanError};
+use crate::plan::{BufferId, BufferTable, Plan, PlanError, Size};
 
 /// A sequence to draft for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,7 @@ pub enum Head {
 pub struct Assistant {
     config: AssistantConfig,
     inputs: RowInputs,
+    attention: Attention,
     /// Embedding of the token, then the hidden vector.
     joined: BufferId,
     next: BufferId,
@@ -145,7 +146,10 @@ impl Assistant {
         };
         let centroid_head = CentroidHead::take(&config, vocabulary, target.options.geometry.slots, &mut loader, table)?;
         let slots = target.options.geometry.slots;
+        let steps = Steps::of_assistant(&target.options.geometry);
+        let how = (target.options.kv, target.options.precision);
         let mut assistant = Self {
+            attention: Attention::add(table, "draft", target.target, &config.shape, how, steps)?,
             inputs: RowInputs::add(table, "draft"),
             joined: table.scratch("draft.joined", 2 * width),
             next: table.scratch("draft.next", width),
@@ -173,7 +177,7 @@ impl Assistant {
                 &network.scratch,
                 &self.inputs,
                 target.options.precision,
-                target.options.kv,
+                (&self.attention, Sharing::Decode(0)),
                 tile,
             )
         };
@@ -454,7 +458,18 @@ impl Target {
         // the token's own key is not there yet
         self.machine.write(inputs.visible, &column(|start| start.position))?;
         let tile = tile_for(rows);
-        self.machine.run(&assistant.start[tile], rows)?;
+        let runs = Run::of(starts.iter().map(|start| (start.slot, start.position)));
+        let size = Size {
+            rows,
+            runs: runs.iter().map(|run| run.rows).collect(),
+            end: starts.iter().map(|start| start.position as usize).max().unwrap_or(0),
+        };
+        let plans = match head {
+            Head::Centroids if !assistant.ordered.is_empty() => &assistant.ordered,
+            _ => &assistant.dense,
+        };
+        assistant.attention.write_groups(&self.machine, &plans[tile], &runs)?;
+        self.machine.run(&assistant.start[tile], &size)?;
         let (probability, vocabulary) = (assistant.probability, assistant.vocabulary);
         for _ in 0..steps {
             let Some(assistant) = &self.assistant else { break };
@@ -462,7 +477,7 @@ impl Target {
                 Head::Centroids if !assistant.ordered.is_empty() => &assistant.ordered,
                 _ => &assistant.dense,
             };
-            self.machine.run(&plans[tile], rows)?;
+            self.machine.run(&plans[tile], &size)?;
             observe(self);
             let tokens: Vec<u32> = self.machine.read(inputs.tokens, 0, rows)?;
             let probabilities: Vec<f32> = self.machine.read(probability, 0, rows)?;

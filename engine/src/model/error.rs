@@ -9,6 +9,9 @@ pub enum ModelError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] gguf::Error),
+    /// Formats of the cache that no kernel takes together.
+    #[error(transparent)]
+    Cache(#[from] crate::kv::UnsupportedPair),
     /// Another kind of model.
     #[error("architecture `{found}` is not supported here; {wanted}")]
     Architecture {

@@ -1,10 +1,14 @@
 //! Writes launches: the pieces that layers of the target and of the assistant have in common.
 
+mod attention;
+
+pub use attention::{Attention, Method, Phase, Run, Sharing, Steps};
+
 use super::choice::ChunkBests;
 use super::config::{Layer, Shape};
 use super::target::Precision;
 use super::weights::{LayerWeights, Weight};
-use crate::kv::KvType;
+use crate::kv::CacheTypes;
 use crate::plan::{BufferId, BufferTable, Cost, Count, KernelSpec, Operand, Plan, Unit};
 
 /// Threads of the blocks that work on one row.
@@ -105,8 +109,12 @@ pub struct CacheBuffers {
     pub keys: BufferId,
     /// Values, normed.
     pub values: BufferId,
-    /// Positions per slot.
-    pub capacity: u32,
+    /// Pages of each slot.
+    pub table: BufferId,
+    /// Pages per slot.
+    pub slot_pages: u32,
+    /// Formats of both.
+    pub types: CacheTypes,
 }
 
 /// Where the projections of a layer's attention are: values of row t begin at `t * stride` of an operand.
@@ -121,7 +129,13 @@ struct Projected {
 
 /// Kernels that wait themselves for what the launch in front of them writes. Before that they read constants of the
 /// model and what the host has written before the step, nothing else.
-const WAITING: &[&str] = &[];
+const WAITING: &[&str] = &[
+    "prepare_queries",
+    "cache_write",
+    "flash_prefill",
+    "flash_decode",
+    "flash_combine",
+];
 
 /// Collects the launches of a plan.
 pub struct Planner<'a> {
@@ -130,7 +144,8 @@ pub struct Planner<'a> {
     scratch: &'a Scratch,
     inputs: &'a RowInputs,
     precision: Precision,
-    kv: KvType,
+    attention: &'a Attention,
+    sharing: Sharing,
     /// Rows that share one read of a weight matrix.
     tile: u32,
 }
@@ -143,7 +158,7 @@ impl<'a> Planner<'a> {
         scratch: &'a Scratch,
         inputs: &'a RowInputs,
         precision: Precision,
-        kv: KvType,
+        (attention, sharing): (&'a Attention, Sharing),
         tile: u32,
     ) -> Self {
         Self {
@@ -152,7 +167,8 @@ impl<'a> Planner<'a> {
             scratch,
             inputs,
             precision,
-            kv,
+            attention,
+            sharing,
             tile,
         }
     }
@@ -179,9 +195,21 @@ impl<'a> Planner<'a> {
         cost: Cost,
     ) {
         let [x, y] = grid;
+        self.push_grid(label, kernel, settings, [x, y, Count::Fixed(1)], operands, cost);
+    }
+
+    fn push_grid(
+        &mut self,
+        label: &str,
+        kernel: &'static str,
+        settings: &[String],
+        grid: [Count; 3],
+        operands: Vec<Operand>,
+        cost: Cost,
+    ) {
         let dependent = WAITING.contains(&kernel);
         let kernel = KernelSpec::new(kernel, settings);
-        self.plan.push(label, kernel, [x, y, Count::Fixed(1)], operands, cost);
+        self.plan.push(label, kernel, grid, operands, cost);
         if let Some(stage) = self.plan.stages.last_mut() {
             stage.dependent = dependent;
         }
@@ -381,94 +409,6 @@ impl<'a> Planner<'a> {
             &[("attn_output", &weights.output, scratch.branch)],
         );
         self.residual_norm(&label("post_attention_norm"), weights.post_attention_norm, 1.0);
-    }
-
-    /// From projections to what attention gives, in `scratch.attended`: per-head norms, rotation, cache, attention.
-    fn attend_layer(&mut self, layer: &Layer, weights: &LayerWeights, cache: CacheBuffers, projected: Projected) {
-        let label = |name: &str| format!("{}.{name}", weights.name);
-        self.head_norm_rope(&label("attn_q_norm"), layer, weights);
-        if let Some(own) = &weights.own {
-            let operands = vec![
-                projected.key,
-                projected.value,
-                Operand::Buffer(own.key_norm),
-                Operand::Buffer(self.inputs.positions),
-                Operand::Buffer(self.inputs.slots),
-                Operand::Buffer(weights.inverse_frequency),
-                Operand::Buffer(cache.keys),
-                Operand::Buffer(cache.values),
-                Operand::Number(layer.kv_heads as u32),
-                Operand::Number(cache.capacity),
-                Operand::Real(self.shape.epsilon),
-            ];
-            let settings = self.cache_settings(layer);
-            let grid = [Count::ROWS, Count::Fixed(layer.kv_heads as u32)];
-            let values = 2 * layer.kv_heads * layer.head_dim;
-            let cost = Cost {
-                weight_bytes: norm_rope_bytes(layer),
-                store_bytes: values * self.kv.bytes(),
-                operations: 8 * values,
-                ..Cost::activations(FLOAT * values)
-            };
-            self.push(&label("cache_write"), "cache_write", &settings, grid, operands, cost);
-        }
-        self.attend(&label("attend"), layer, cache);
-    }
-
-    fn cache_settings(&self, layer: &Layer) -> [String; 2] {
-        [
-            format!("element={}", self.kv.name()),
-            format!("head_dim={}", layer.head_dim),
-        ]
-    }
-
-    fn head_norm_rope(&mut self, label: &str, layer: &Layer, weights: &LayerWeights) {
-        let heads = self.shape.heads as u32;
-        let operands = vec![
-            Operand::Buffer(self.scratch.query),
-            Operand::Buffer(weights.query_norm),
-            Operand::Buffer(self.inputs.positions),
-            Operand::Buffer(weights.inverse_frequency),
-            Operand::Number(heads),
-            Operand::Real(self.shape.epsilon),
-        ];
-        let settings = [format!("head_dim={}", layer.head_dim)];
-        let grid = [Count::ROWS, Count::Fixed(heads)];
-        let values = self.shape.heads * layer.head_dim;
-        let cost = Cost {
-            weight_bytes: norm_rope_bytes(layer),
-            operations: 8 * values,
-            ..Cost::activations(2 * FLOAT * values)
-        };
-        self.push(label, "head_norm_rope", &settings, grid, operands, cost);
-    }
-
-    fn attend(&mut self, label: &str, layer: &Layer, cache: CacheBuffers) {
-        let heads = self.shape.heads;
-        let inputs = self.inputs;
-        let mut operands: Vec<_> = [
-            self.scratch.query,
-            cache.keys,
-            cache.values,
-            inputs.slots,
-            inputs.positions,
-            inputs.visible,
-            self.scratch.attended,
-        ]
-        .map(Operand::Buffer)
-        .to_vec();
-        let window = layer.window.map_or(u32::MAX, |window| window as u32);
-        let gqa = (heads / layer.kv_heads) as u32;
-        operands.extend([heads as u32, gqa, cache.capacity, window].map(Operand::Number));
-        let settings = self.cache_settings(layer);
-        let grid = [Count::ROWS, Count::Fixed(heads as u32)];
-        let cost = Cost {
-            cache_bytes: 2 * layer.kv_heads * layer.head_dim * self.kv.bytes(),
-            window: layer.window,
-            operations_per_position: 2 * heads * layer.head_dim,
-            ..Cost::activations(2 * FLOAT * heads * layer.head_dim)
-        };
-        self.push(label, "attend", &settings, grid, operands, cost);
     }
 
     /// out = gelu(a) · b, where row t of b begins at `t * stride + offset`.

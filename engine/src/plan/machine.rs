@@ -11,11 +11,13 @@ use tilekiln_kernels::registry::{self, SettingError, Settings};
 use tilekiln_runtime::device::{Argument, Buffer, Device, Graph, Launch, Loaded};
 use tilekiln_runtime::error::DeviceError;
 
-use super::{BufferId, BufferKind, BufferTable, KernelSpec, Operand, Plan, Stage};
+use super::{BufferId, BufferKind, BufferTable, KernelSpec, Operand, Plan, Size, Stage};
 
 /// Steps of at most so many rows are recorded as graphs when they come again: decoding and verification. The row
 /// counts of prompts vary too much.
-const GRAPH_ROWS: usize = 40;
+const GRAPH_ROWS: usize = 160;
+/// Graphs that are kept; the one that was not used for longest goes first.
+const GRAPHS: usize = 96;
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -117,8 +119,18 @@ pub struct Machine {
     table: BufferTable,
     buffers: Vec<Option<Buffer>>,
     kernels: BTreeMap<KernelSpec, Loaded>,
-    /// Graphs by plan title and rows; `None` after the first step of that kind.
-    graphs: HashMap<(String, usize), Option<Graph>>,
+    /// Graphs by plan title and all counts of its launches.
+    graphs: HashMap<(String, Vec<u32>), Recorded>,
+    /// Steps so far.
+    clock: u64,
+}
+
+/// A step that may come again.
+struct Recorded {
+    /// Not yet, after the first step of that kind.
+    graph: Option<Graph>,
+    /// When it was last done.
+    used: u64,
 }
 
 impl Machine {
@@ -154,6 +166,7 @@ impl Machine {
             buffers,
             kernels: BTreeMap::new(),
             graphs: HashMap::new(),
+            clock: 0,
         })
     }
 
@@ -259,28 +272,49 @@ impl Machine {
         Ok(values)
     }
 
-    /// Does a step with that many rows.
+    /// Does a step of that size.
     ///
     /// # Errors
     /// Too many rows, and those of the device.
-    pub fn run(&mut self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
-        self.check_rows(rows)?;
-        if rows > GRAPH_ROWS {
-            return self.launch_all(plan, rows);
+    pub fn run(&mut self, plan: &Plan, size: &Size) -> Result<(), PlanError> {
+        self.check_rows(size.rows)?;
+        if size.rows > GRAPH_ROWS {
+            return self.launch_all(plan, size);
         }
-        let key = (plan.title.clone(), rows);
-        match self.graphs.get(&key) {
+        let size = &size.rounded();
+        self.clock += 1;
+        let counts = plan.counts().iter().map(|count| count.of(size)).collect();
+        let key = (plan.title.clone(), counts);
+        let used = self.clock;
+        let known = self.graphs.get_mut(&key).map(|recorded| {
+            recorded.used = used;
+            recorded.graph.as_ref()
+        });
+        match known {
             Some(Some(graph)) => Ok(self.device.replay(graph)?),
             Some(None) => {
-                let graph = self.record(plan, &plan.stages, rows)?;
+                let graph = self.record(plan, &plan.stages, size)?;
                 self.device.replay(&graph)?;
-                self.graphs.insert(key, Some(graph));
+                let graph = Some(graph);
+                self.graphs.insert(key, Recorded { graph, used });
                 Ok(())
             }
             None => {
-                self.graphs.insert(key, None);
-                self.launch_all(plan, rows)
+                self.forget_oldest();
+                self.graphs.insert(key, Recorded { graph: None, used });
+                self.launch_all(plan, size)
             }
+        }
+    }
+
+    /// Makes room for one more graph.
+    fn forget_oldest(&mut self) {
+        if self.graphs.len() < GRAPHS {
+            return;
+        }
+        let oldest = self.graphs.iter().min_by_key(|(_, recorded)| recorded.used);
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.graphs.remove(&key);
         }
     }
 
@@ -291,12 +325,12 @@ impl Machine {
     pub fn run_observed(
         &self,
         plan: &Plan,
-        rows: usize,
+        size: &Size,
         mut observe: impl FnMut(&Self, &Stage) -> Result<(), PlanError>,
     ) -> Result<(), PlanError> {
-        self.check_rows(rows)?;
+        self.check_rows(size.rows)?;
         for stage in &plan.stages {
-            self.launch(plan, stage, rows)?;
+            self.launch(plan, stage, size)?;
             observe(self, stage)?;
         }
         Ok(())
@@ -311,11 +345,11 @@ impl Machine {
         &self,
         plan: &Plan,
         stages: impl IntoIterator<Item = &'a Stage>,
-        rows: usize,
+        size: &Size,
     ) -> Result<Graph, PlanError> {
-        self.check_rows(rows)?;
+        self.check_rows(size.rows)?;
         self.device.begin_graph()?;
-        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, rows));
+        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, size));
         // the recording has to end even where a launch was refused
         let graph = self.device.end_graph();
         launched?;
@@ -332,11 +366,11 @@ impl Machine {
         Ok(())
     }
 
-    fn launch_all(&self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
-        plan.stages.iter().try_for_each(|stage| self.launch(plan, stage, rows))
+    fn launch_all(&self, plan: &Plan, size: &Size) -> Result<(), PlanError> {
+        plan.stages.iter().try_for_each(|stage| self.launch(plan, stage, size))
     }
 
-    fn launch(&self, plan: &Plan, stage: &Stage, rows: usize) -> Result<(), PlanError> {
+    fn launch(&self, plan: &Plan, stage: &Stage, size: &Size) -> Result<(), PlanError> {
         let spec = &plan.kernels[stage.kernel];
         let kernel = self
             .kernels
@@ -347,12 +381,12 @@ impl Machine {
                 Operand::Buffer(id) => Argument::Buffer(self.buffer(id)?.clone(), 0),
                 Operand::Slice(id, offset) => Argument::Buffer(self.buffer(id)?.clone(), offset),
                 Operand::Number(number) => Argument::U32(number),
-                Operand::Count(count) => Argument::U32(count.of(rows)),
+                Operand::Count(count) => Argument::U32(count.of(size)),
                 Operand::Real(real) => Argument::F32(real),
             })
         });
         let launch = Launch {
-            grid: stage.grid.map(|count| count.of(rows)),
+            grid: stage.grid.map(|count| count.of(size)),
             arguments: arguments.collect::<Result<_, PlanError>>()?,
             dependent: stage.dependent,
         };

@@ -1,6 +1,6 @@
 //! One model, several slots: builds the batch of each step and hands out what it gives.
 //!
-//! A step has the newest token and the drafts of every sequence that is being answered, and as much of the waiting
+//! A step evaluates the newest token and the drafts of every sequence that is being answered, then as much of the waiting
 //! prompts as fits (continuous batching). Because rows do not depend on each other, an answer does not depend on what
 //! else is being answered.
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Choice, Event, Finish, Request, Statistics};
 use crate::kv::Sequence;
 use crate::model::assistant::DraftStart;
-use crate::model::{ModelError, Output, Row, Target, Want};
+use crate::model::{self, ModelError, Output, Row, Target, Want};
 use crate::sample::{LogProbabilities, NoChoice, Sampler, log_probabilities};
 use crate::spec::{Policy, verify};
 
@@ -213,18 +213,25 @@ impl Scheduler {
         }
     }
 
-    /// Evaluates one batch.
+    /// Evaluates the newest tokens and drafts of all answers, then as much of the waiting prompts as fits. Which kernels
+    /// compute a row depends on which of the two it is, so they are two steps.
     ///
     /// # Errors
     /// Those of the model. Nothing of the step is kept then; call [`Self::fail`].
     pub fn step(&mut self) -> Result<(), ModelError> {
         self.drop_cancelled();
         self.tell_samplers()?;
-        let (rows, shares) = self.batch()?;
+        let (rows, shares) = self.decode_batch()?;
+        self.evaluate(&rows, shares, model::Phase::Decode)?;
+        let (rows, shares) = self.prompt_batch();
+        self.evaluate(&rows, shares, model::Phase::Prompt)
+    }
+
+    fn evaluate(&mut self, rows: &[Row], shares: Vec<Share>, phase: model::Phase) -> Result<(), ModelError> {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut outputs = self.target.forward(&rows)?.into_iter();
+        let mut outputs = self.target.forward(rows, phase)?.into_iter();
         let mut keep = Vec::new();
         for share in shares {
             let index = share.slot;
@@ -285,8 +292,8 @@ impl Scheduler {
         }
     }
 
-    /// The rows of the next step, and whose they are.
-    fn batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), ModelError> {
+    /// The newest tokens and their drafts, and whose they are.
+    fn decode_batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), ModelError> {
         let drafts = self.draft()?;
         let mut rows = Vec::new();
         let mut shares = Vec::new();
@@ -309,11 +316,12 @@ impl Scheduler {
                 kind,
             });
         }
-        self.add_prompts(&mut rows, &mut shares);
         Ok((rows, shares))
     }
 
-    fn add_prompts(&self, rows: &mut Vec<Row>, shares: &mut Vec<Share>) {
+    /// Tokens of prompts, and whose they are.
+    fn prompt_batch(&self) -> (Vec<Row>, Vec<Share>) {
+        let (mut rows, mut shares) = (Vec::new(), Vec::new());
         let limit = self.target.options().geometry.max_rows;
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(answer) = &slot.answer else { continue };
@@ -343,6 +351,7 @@ impl Scheduler {
                 kind: ShareKind::Prompt(count),
             });
         }
+        (rows, shares)
     }
 
     /// Drafts for each slot; none where nothing is drafted.

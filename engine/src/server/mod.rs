@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
 
+use crate::model::LayerPolicy;
 use crate::sample;
 use crate::schedule::Service;
 pub use error::ApiError;
@@ -53,6 +54,8 @@ pub struct Application {
     pub path: String,
     /// One line about what runs where.
     pub description: String,
+    /// What was chosen for the attention of each layer.
+    pub policy: Vec<LayerPolicy>,
     /// Positions the model was made for.
     pub trained_context: usize,
     /// Parameters of the model.
