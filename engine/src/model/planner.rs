@@ -11,6 +11,8 @@ mod layers;
 mod products;
 mod rows;
 mod scratch;
+#[cfg(test)]
+mod waiting;
 
 use super::config::{Layer, Shape};
 use super::target::Precision;
