@@ -17,7 +17,7 @@ use super::{stages, start};
 use crate::gguf;
 use crate::kv::KvTypes;
 use crate::model::config::TargetConfig;
-use crate::model::{Design, LoadOptions, ModelError, Phase, Row, Target, Want};
+use crate::model::{Chip, Design, LoadOptions, ModelError, Phase, Row, Target, Want};
 use crate::plan::cards::Card;
 use crate::plan::{self, KernelSpec, PlanError, Step};
 use crate::schedule::{EngineError, EngineOptions, TooFewLayers, open_device};
@@ -99,7 +99,7 @@ pub fn run(
     if device.properties().target.vendor != Vendor::Host {
         options.layers.allow(config.shape.layers.len())?;
     }
-    let (groups, kernels) = plan_groups(suite, &file, &config, (options, &device.properties().target), report)?;
+    let (groups, kernels) = plan_groups(suite, &file, &config, (options, Chip::of(device.properties())), report)?;
     let plan = planning.elapsed();
 
     let roofline = roofline::measure(&device)?;
@@ -171,7 +171,7 @@ fn plan_groups(
     suite: &Suite,
     file: &gguf::File,
     config: &TargetConfig,
-    (options, target): (&EngineOptions, &tilekiln_dsl::target::Target),
+    (options, chip): (&EngineOptions, Chip<'_>),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Vec<Planned>, BTreeSet<KernelSpec>), BenchError> {
     let mut planned = Vec::new();
@@ -189,7 +189,7 @@ fn plan_groups(
         };
         let load = room(&options, config, group.context(), [group.largest_step(), group.rows()]);
         let designed = load.and_then(|load| {
-            let design = Design::read(file, None, load, target).map_err(|error| EngineError::Model {
+            let design = Design::read(file, None, load, chip).map_err(|error| EngineError::Model {
                 path: file.path().unwrap_or(Path::new("the model")).to_owned(),
                 error,
             })?;

@@ -14,7 +14,7 @@ use crate::bench::stages::{self, Stages};
 use crate::bench::{roofline, room};
 use crate::gguf;
 use crate::model::config::TargetConfig;
-use crate::model::{Design, LoadOptions, ModelError, Target};
+use crate::model::{Chip, Design, LoadOptions, ModelError, Target};
 use crate::plan::Step;
 use crate::plan::cards::Card;
 use crate::schedule::{DeviceChoice, EngineError, EngineOptions, open_device};
@@ -203,7 +203,11 @@ impl Plan {
     ) -> Result<(Card, Stages), Failure> {
         let card = self.card()?;
         let target = target(card.target)?;
-        let design = Design::read(file, None, options, target).map_err(|error| at(path, error))?;
+        let chip = Chip {
+            target,
+            units: card.units,
+        };
+        let design = Design::read(file, None, options, chip).map_err(|error| at(path, error))?;
         // what the target cannot have is said here, not when a model is loaded
         for kernel in design.kernels() {
             kernel.record(target).map_err(failed)?;

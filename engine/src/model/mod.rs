@@ -16,5 +16,5 @@ pub mod target;
 mod weights;
 
 pub use error::ModelError;
-pub use planner::Phase;
+pub use planner::{Chip, Phase};
 pub use target::{Design, LayerPolicy, LoadOptions, Output, Precision, Row, Target, Want};

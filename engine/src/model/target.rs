@@ -6,6 +6,7 @@ mod slots;
 use std::path::Path;
 use std::sync::Arc;
 
+use tilekiln_dsl::target::{self as dsl, FragmentLayout};
 use tilekiln_kernels::sample::NOTHING_LEFT;
 use tilekiln_runtime::device::Device;
 
@@ -13,8 +14,11 @@ use super::ModelError;
 use super::assistant::Assistant;
 use super::choice::{Choice, ChoiceInputs, Choosing};
 use super::config::{LayerKind, TargetConfig};
-use super::planner::{Attention, CacheBuffers, Phase, Planner, RowInputs, Run, Scratch, Sharing};
-use super::weights::{Contents, LayerWeights, Loader, Weight};
+use super::planner::{
+    Attention, CacheBuffers, Chip, Forms, LayerContext, Method, Next, Norm, Phase, Planner, RowInputs, RowTiles, Rows,
+    Run, Scratch, Sharing, Widths,
+};
+use super::weights::{Contents, LayerExtent, LayerWeights, Loader, Weight};
 use crate::gguf;
 use crate::kv::{Geometry, KvType, KvTypes};
 use crate::plan::{
@@ -23,9 +27,6 @@ use crate::plan::{
 use crate::sample::{NoChoice, Sampler};
 
 pub use design::{Design, LayerPolicy};
-
-/// Rows that may share one read of a weight matrix; steps take the smallest tile that is not below their rows.
-const TILES: [usize; 4] = [1, 2, 4, 8];
 
 /// How numbers are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,16 @@ pub struct LoadOptions {
     pub geometry: Geometry,
     /// Rows of a step whose logits are computed together.
     pub outputs: usize,
+}
+
+impl LoadOptions {
+    /// The order in which matrices are packed, if they are.
+    pub(super) fn layout(&self, target: &dsl::Target) -> Option<FragmentLayout> {
+        match self.precision {
+            Precision::Exact => None,
+            Precision::Fast => Some(target.fragments),
+        }
+    }
 }
 
 /// One token of a step.
@@ -101,7 +112,8 @@ pub struct Trace {
 
 /// The target's part of a step's buffers that the assistant uses, too.
 pub(super) struct Shared<'a> {
-    pub target: &'a tilekiln_dsl::target::Target,
+    pub chip: Chip<'a>,
+    pub tiles: &'a RowTiles,
     pub config: &'a TargetConfig,
     pub embedding: &'a Weight,
     pub caches: &'a [Option<CacheBuffers>],
@@ -148,6 +160,7 @@ pub struct Target {
     buffers: Buffers,
     caches: Vec<Option<CacheBuffers>>,
     attention: Attention,
+    pub(super) tiles: RowTiles,
     plans: Plans,
     choice: Choice,
     pub(super) assistant: Option<Assistant>,
@@ -165,7 +178,7 @@ impl Target {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let design = Design::read(file, assistant, options, &device.properties().target)?;
+        let design = Design::read(file, assistant, options, Chip::of(device.properties()))?;
         let (drafter, drafter_contents) = design.assistant.unzip();
         let contents = design.contents;
         let mut target = Self {
@@ -177,6 +190,7 @@ impl Target {
             buffers: design.buffers,
             caches: design.caches,
             attention: design.attention,
+            tiles: design.tiles,
             plans: design.plans,
             choice: design.choice,
             assistant: drafter,
@@ -239,7 +253,7 @@ impl Target {
     /// Too many rows, those of the device, and logits that are no numbers.
     pub fn forward(&mut self, rows: &[Row], phase: Phase) -> Result<Vec<Output>, ModelError> {
         let runs = self.write_rows(rows, phase)?;
-        let tile = tile_for(rows.len());
+        let tile = self.tiles.index(rows.len());
         let plan = match phase {
             Phase::Decode => {
                 let longest = runs.iter().map(|run| run.rows).max().unwrap_or(1);
@@ -265,13 +279,12 @@ impl Target {
         } = self.buffers;
         let width = rows.len() * self.config.shape.hidden;
         let ple_width = rows.len() * self.config.shape.layers.len() * self.config.ple;
-        let plan = &self.plans.full[tile_for(rows.len())];
+        let plan = &self.plans.full[self.tiles.index(rows.len())];
         self.attention.write_groups(&self.machine, plan, &runs)?;
         self.machine.run_observed(plan, &size(rows, &runs), |machine, stage| {
             match (stage.label.as_str(), ple) {
                 ("embed", _) => trace.embed = machine.read(scratch.residual, 0, width)?,
                 ("ple", Some(ple)) => trace.ple = machine.read(ple, 0, ple_width)?,
-                ("output_norm", _) => trace.hidden = machine.read(hidden, 0, width)?,
                 (label, _) if label.ends_with(".out") => {
                     trace.layers.push(machine.read(scratch.residual, 0, width)?);
                 }
@@ -279,6 +292,7 @@ impl Target {
             }
             Ok(())
         })?;
+        trace.hidden = self.machine.read(hidden, 0, width)?;
         Ok((self.outputs(rows)?, trace))
     }
 
@@ -319,7 +333,7 @@ impl Target {
             let choosing = self.choice.write_choosers(&self.machine, choosers)?;
             let plans = &self.plans.head[choosing.index()];
             self.machine
-                .run(&plans[tile_for(group.len())], &Size::of_rows(group.len()))?;
+                .run(&plans[self.tiles.index(group.len())], &Size::of_rows(group.len()))?;
             let chosen = self.choice.chosen(&self.machine, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(chosen).enumerate() {
                 let failure = (token == NOTHING_LEFT && row.want == Want::Choice).then_some(NoChoice::NothingLeft);
@@ -457,16 +471,6 @@ fn size(rows: &[Row], runs: &[Run]) -> Size {
     }
 }
 
-/// Index of the tile for that many rows.
-pub(super) fn tile_for(rows: usize) -> usize {
-    TILES.iter().position(|tile| *tile >= rows).unwrap_or(TILES.len() - 1)
-}
-
-/// A plan for every tile.
-pub(super) fn for_each_tile(plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
-    TILES.iter().map(|tile| plan(*tile as u32)).collect()
-}
-
 /// The cache buffers of layers that own keys and values, and the tables of their pages.
 fn caches(
     config: &TargetConfig,
@@ -540,17 +544,20 @@ struct Network {
 impl Network {
     fn take(
         config: &TargetConfig,
-        options: &LoadOptions,
+        attention: &Attention,
         loader: &mut Loader<'_>,
         table: &mut BufferTable,
     ) -> Result<Self, ModelError> {
         let shape = &config.shape;
         let vocabulary = loader.rows("token_embd.weight")?;
-        let embedding = loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?;
-        let head = if loader.has("output.weight") {
-            loader.matrix(table, "output.weight", vocabulary, shape.hidden)?
+        let [embedding, head] = if loader.has("output.weight") {
+            [
+                loader.table(table, "token_embd.weight", vocabulary, shape.hidden)?,
+                loader.matrix(table, "output.weight", vocabulary, shape.hidden)?,
+            ]
         } else {
-            embedding.clone()
+            let both = loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?;
+            [both.clone(), both]
         };
         let embeddings = if config.ple > 0 {
             let width = shape.layers.len() * config.ple;
@@ -570,10 +577,14 @@ impl Network {
         let frequencies = loader.frequencies(table, shape)?;
         let mut layers = Vec::new();
         for (index, layer) in shape.layers.iter().enumerate() {
-            let own = index < config.own_layers;
-            layers.push(loader.layer(table, shape, index, (own, config.ple, frequencies.of(layer.kind)))?);
+            let extent = LayerExtent {
+                owns_keys: index < config.own_layers,
+                ple: config.ple,
+                // row by row, attention takes rows of queries only
+                joins: attention.method(layer, shape.heads) != &Method::Exact,
+            };
+            layers.push(loader.layer(table, shape, index, extent, frequencies.of(layer.kind))?);
         }
-        debug_assert!(options.outputs > 0);
         Ok(Self {
             embedding,
             head,
@@ -583,16 +594,19 @@ impl Network {
         })
     }
 
-    fn buffers(&self, config: &TargetConfig, options: &LoadOptions, table: &mut BufferTable) -> Buffers {
+    fn buffers(
+        &self,
+        config: &TargetConfig,
+        options: &LoadOptions,
+        widest_halves: usize,
+        table: &mut BufferTable,
+    ) -> Buffers {
         let shape = &config.shape;
-        let mut widest = shape.hidden.max(config.ple);
-        for layer in &shape.layers {
-            widest = widest.max(layer.ffn).max(shape.heads * layer.head_dim);
-        }
+        let widths = Widths::of(shape, config.ple, options.precision, widest_halves);
         let word = |count: usize| count * 4;
         Buffers {
             inputs: RowInputs::add(table, "step"),
-            scratch: Scratch::add(table, "step", shape, widest),
+            scratch: Scratch::add(table, "step", shape, widths),
             ple: self.embeddings.as_ref().map(|embeddings| embeddings.combined),
             hidden: table.scratch("hidden", shape.hidden),
             output_rows: table.input("output_rows"),
@@ -605,6 +619,7 @@ impl Network {
         &self,
         config: &TargetConfig,
         options: &LoadOptions,
+        (chip, tiles): (Chip<'_>, &RowTiles),
         (buffers, attention): (&Buffers, &Attention),
         caches: &[Option<CacheBuffers>],
         carry: BufferId,
@@ -618,36 +633,38 @@ impl Network {
                 &buffers.inputs,
                 options.precision,
                 (attention, sharing),
-                tile,
+                (chip, tile),
             )
         };
-        let body = |what: &str, sharing: Sharing, tile: u32, layers: usize| {
-            let mut planner = planner(what, sharing, tile);
-            self.begin(config, buffers, &mut planner);
-            for index in 0..layers {
-                self.layer(config, buffers, caches, index, &mut planner);
-            }
-            planner
-        };
-        let hidden = config.shape.hidden;
-        let whole = |what: &str, sharing: Sharing| {
-            for_each_tile(|tile| {
-                let mut planner = body(what, sharing, tile, config.shape.layers.len());
-                let residual = buffers.scratch.residual;
-                planner.norm("output_norm", residual, self.output_norm, buffers.hidden, hidden);
+        let body = |what: &str, sharing: Sharing, layers: usize, end: Next<'_>| {
+            tiles.plans(|tile| {
+                let mut planner = planner(what, sharing, tile);
+                self.begin(config, buffers, &mut planner);
+                self.layers(config, buffers, caches, (layers, end), &mut planner);
                 planner.finish()
             })
         };
-        let decode = attention
-            .decode_rows()
-            .enumerate()
-            .map(|(plan, rows)| whole(&format!("decode, {rows} rows of a sequence"), Sharing::Decode(plan)));
+        let hidden = config.shape.hidden;
+        let output_norm = Next::Norm(Norm {
+            label: "output_norm",
+            w: self.output_norm,
+            to: buffers.hidden,
+            forms: Forms {
+                floats: true,
+                int8: false,
+            },
+        });
+        let all = config.shape.layers.len();
+        let decode = attention.decode_rows().enumerate().map(|(plan, rows)| {
+            let what = format!("decode, {rows} rows of a sequence");
+            body(&what, Sharing::Decode(plan), all, output_norm)
+        });
         Plans {
             decode: decode.collect(),
-            full: whole("prompt with outputs", Sharing::Prompt),
-            prompt: for_each_tile(|tile| body("prompt", Sharing::Prompt, tile, config.own_layers).finish()),
+            full: body("prompt with outputs", Sharing::Prompt, all, output_norm),
+            prompt: body("prompt", Sharing::Prompt, config.own_layers, Next::End),
             head: Choosing::ALL.map(|choosing| {
-                for_each_tile(|tile| {
+                tiles.plans(|tile| {
                     let mut planner = planner(&format!("head, {}", choosing.name()), Sharing::Prompt, tile);
                     let normed = buffers.scratch.normed;
                     planner.copy_rows(
@@ -657,7 +674,8 @@ impl Network {
                         normed,
                         [hidden, hidden, 0],
                     );
-                    planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
+                    let head = [("output", &self.head, buffers.logits)];
+                    planner.products("head", Rows::floats(normed), &head);
                     if let Some(cap) = config.softcap {
                         planner.softcap(buffers.logits, self.head.rows, cap);
                     }
@@ -701,30 +719,43 @@ impl Network {
             width,
             root(config.ple),
         );
-        planner.products("ple", residual, &[("model_proj", &embeddings.project, context_part)]);
+        let project = [("model_proj", &embeddings.project, context_part)];
+        planner.products("ple", Rows::floats(residual), &project);
         planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
     }
 
-    fn layer(
+    /// The first `count` layers, and what comes behind them.
+    fn layers(
         &self,
         config: &TargetConfig,
         buffers: &Buffers,
         caches: &[Option<CacheBuffers>],
-        index: usize,
+        (count, end): (usize, Next<'_>),
         planner: &mut Planner<'_>,
     ) {
-        let layer = &config.shape.layers[index];
-        let weights = &self.layers[index];
-        let Some(cache) = caches[layer.kv_from] else { return };
-        planner.attention(layer, weights, cache);
-        match buffers.ple {
-            Some(embeddings) => {
-                planner.feed_forward(layer, weights, 1.0);
-                planner.inject(weights, index, embeddings, weights.scale);
+        let labels: Vec<String> = self
+            .layers
+            .iter()
+            .map(|layer| format!("{}.attn_norm", layer.name))
+            .collect();
+        let before = |index: usize, planner: &Planner<'_>| planner.norm_before(&self.layers[index], &labels[index]);
+        let mut x = Rows::floats(buffers.scratch.residual);
+        for (index, layer) in config.shape.layers[..count].iter().enumerate() {
+            let Some(cache) = caches[layer.kv_from] else { return };
+            if index == 0 {
+                x = planner.norm(before(0, planner));
             }
-            None => planner.feed_forward(layer, weights, weights.scale),
+            let next = if index + 1 < count {
+                Next::Norm(before(index + 1, planner))
+            } else {
+                end
+            };
+            let context = LayerContext {
+                cache,
+                embeddings: buffers.ple.map(|ple| (index, ple)),
+            };
+            x = planner.layer(layer, &self.layers[index], context, x, next);
         }
-        planner.relabel(format!("{}.out", weights.name));
     }
 }
 

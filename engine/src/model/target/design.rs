@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use tilekiln_dsl::target as dsl;
-
-use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, caches, tile_for};
+use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, caches};
 use crate::gguf;
 use crate::model::ModelError;
 use crate::model::assistant::Assistant;
 use crate::model::choice::{Choice, ChoiceSizes, Choosing};
 use crate::model::config::{AssistantConfig, LayerKind, Names, TargetConfig};
-use crate::model::planner::{Attention, CacheBuffers, Method, Phase, Steps};
+use crate::model::planner::{Attention, CacheBuffers, Chip, Method, Phase, RowTiles, Steps};
 use crate::model::weights::{Contents, Loader};
 use crate::plan::{BufferKind, BufferTable, KernelSpec, Plan, PlanError, Step};
 
@@ -24,6 +22,7 @@ pub struct Design {
     pub(super) buffers: Buffers,
     pub(super) caches: Vec<Option<CacheBuffers>>,
     pub(super) attention: Attention,
+    pub(super) tiles: RowTiles,
     pub(super) plans: Plans,
     pub(super) choice: Choice,
     pub(super) contents: Contents,
@@ -31,7 +30,7 @@ pub struct Design {
 }
 
 impl Design {
-    /// Plans a model and, where given, its assistant, for a target.
+    /// Plans a model and, where given, its assistant, for a chip.
     ///
     /// # Errors
     /// Files that are no such models or do not belong together, and formats of caches that no kernel takes together.
@@ -39,17 +38,19 @@ impl Design {
         file: &gguf::File,
         assistant: Option<&gguf::File>,
         options: LoadOptions,
-        target: &dsl::Target,
+        chip: Chip<'_>,
     ) -> Result<Self, ModelError> {
         let config = TargetConfig::read(file.metadata())?;
         let mut table = BufferTable::new(options.geometry.max_rows);
-        let mut loader = Loader::new(file, Names::Current);
-        let network = Network::take(&config, &options, &mut loader, &mut table)?;
-        let buffers = network.buffers(&config, &options, &mut table);
-        let caches = caches(&config, &options, &mut loader, &mut table)?;
+        let target = chip.target;
+        let tiles = RowTiles::of(options.precision, target);
         let steps = Steps::of_target(&options.geometry);
         let how = (options.kv, options.precision);
         let attention = Attention::add(&mut table, "step", target, &config.shape, how, steps)?;
+        let mut loader = Loader::new(file, Names::Current, options.layout(target));
+        let network = Network::take(&config, &attention, &mut loader, &mut table)?;
+        let buffers = network.buffers(&config, &options, loader.widest_halves(), &mut table);
+        let caches = caches(&config, &options, &mut loader, &mut table)?;
         let carry = table.add(
             "carry",
             BufferKind::Cache,
@@ -62,7 +63,8 @@ impl Design {
                     embedding: &network.embedding,
                     caches: &caches,
                     options: &options,
-                    target,
+                    chip,
+                    tiles: &tiles,
                     carry,
                     vocabulary: network.embedding.rows,
                 };
@@ -78,7 +80,15 @@ impl Design {
             vocabulary: network.head.rows,
         };
         let choice = Choice::add(&mut table, sizes);
-        let plans = network.plans(&config, &options, (&buffers, &attention), &caches, carry, &choice);
+        let plans = network.plans(
+            &config,
+            &options,
+            (chip, &tiles),
+            (&buffers, &attention),
+            &caches,
+            carry,
+            &choice,
+        );
         Ok(Self {
             vocabulary: network.embedding.rows,
             config,
@@ -87,6 +97,7 @@ impl Design {
             buffers,
             caches,
             attention,
+            tiles,
             plans,
             choice,
             contents: loader.finish(),
@@ -113,7 +124,8 @@ impl Design {
 
     /// The launches of a step, as [`Target::step`].
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
-        self.plans.step(step, outputs, self.options.outputs, &self.attention)
+        self.plans
+            .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
     }
 
     /// What was chosen for each layer.
@@ -189,13 +201,19 @@ impl Plans {
 
     /// What [`Target::forward`] runs for a step of which `outputs` rows want a token, `at_once` of them together. A step
     /// whose rows fit is one that decodes.
-    fn step(&self, step: Step, outputs: usize, at_once: usize, attention: &Attention) -> Vec<(&Plan, Step)> {
+    fn step(
+        &self,
+        step: Step,
+        outputs: usize,
+        at_once: usize,
+        (attention, tiles): (&Attention, &RowTiles),
+    ) -> Vec<(&Plan, Step)> {
         let body = match outputs {
             0 => &self.prompt,
             _ if step.rows <= attention.longest_run() => &self.decode[attention.decode_plan(step.rows)],
             _ => &self.full,
         };
-        let mut parts = vec![(&body[tile_for(step.total_rows())], step)];
+        let mut parts = vec![(&body[tiles.index(step.total_rows())], step)];
         for first in (0..outputs).step_by(at_once.max(1)) {
             let rows = at_once.min(outputs - first);
             let part = Step {
@@ -203,7 +221,7 @@ impl Plans {
                 rows,
                 depth: 0,
             };
-            parts.push((&self.head[Choosing::default().index()][tile_for(rows)], part));
+            parts.push((&self.head[Choosing::default().index()][tiles.index(rows)], part));
         }
         parts
     }
@@ -212,7 +230,8 @@ impl Plans {
 impl Target {
     /// The launches of a step of which `outputs` rows want a token: plans in order, each with the rows that it does.
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
-        self.plans.step(step, outputs, self.options.outputs, &self.attention)
+        self.plans
+            .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
     }
 
     /// What was chosen for each layer.
