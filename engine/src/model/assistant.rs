@@ -512,7 +512,7 @@ impl Target {
             _ => &assistant.dense,
         };
         assistant.attention.write_groups(&self.machine, &plans[tile], &runs)?;
-        self.machine.run(&assistant.start[tile], &size)?;
+        self.machine.run(&[(&assistant.start[tile], &size)])?;
         let (probability, vocabulary) = (assistant.probability, assistant.vocabulary);
         for _ in 0..steps {
             let Some(assistant) = &self.assistant else { break };
@@ -520,7 +520,7 @@ impl Target {
                 Head::Centroids if !assistant.ordered.is_empty() => &assistant.ordered,
                 _ => &assistant.dense,
             };
-            self.machine.run(&plans[tile], &size)?;
+            self.machine.run(&[(&plans[tile], &size)])?;
             observe(self);
             let tokens: Vec<u32> = self.machine.read(inputs.tokens, 0, rows)?;
             let probabilities: Vec<f32> = self.machine.read(probability, 0, rows)?;

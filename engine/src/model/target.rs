@@ -263,8 +263,21 @@ impl Target {
             Phase::Prompt => &self.plans.full[tile],
         };
         self.attention.write_groups(&self.machine, plan, &runs)?;
-        self.machine.run(plan, &size(rows, &runs))?;
-        self.outputs(rows)
+        let size = size(rows, &runs);
+        let wanted = wanted(rows);
+        match wanted.chunks(self.options.outputs).next() {
+            None => self.machine.run(&[(plan, &size)])?,
+            // the usual case is one graph for everything
+            Some(group) => {
+                let head = self
+                    .choice
+                    .write_outputs(&self.machine, self.buffers.output_rows, group)?;
+                let head = &self.plans.head[head.index()][self.tiles.index(group.len())];
+                let of_head = Size::of_rows(group.len());
+                self.machine.run(&[(plan, &size), (head, &of_head)])?;
+            }
+        }
+        self.outputs(&wanted, true)
     }
 
     /// Evaluates a step of prompts and keeps what is computed on the way.
@@ -293,7 +306,7 @@ impl Target {
             Ok(())
         })?;
         trace.hidden = self.machine.read(hidden, 0, width)?;
-        Ok((self.outputs(rows)?, trace))
+        Ok((self.outputs(&wanted(rows), false)?, trace))
     }
 
     fn write_rows(&self, rows: &[Row], phase: Phase) -> Result<Vec<Run>, PlanError> {
@@ -321,19 +334,17 @@ impl Target {
         Ok(runs)
     }
 
-    fn outputs(&mut self, rows: &[Row]) -> Result<Vec<Output>, ModelError> {
-        let wanted: Vec<(u32, &Row)> = (0..).zip(rows).filter(|(_, row)| row.want > Want::Nothing).collect();
+    /// Results of the rows that are wanted; `first_done` says whether the head has been done for the first of them.
+    fn outputs(&mut self, wanted: &[(u32, &Row)], first_done: bool) -> Result<Vec<Output>, ModelError> {
         let mut outputs = Vec::with_capacity(wanted.len());
-        for group in wanted.chunks(self.options.outputs) {
-            let indices: Vec<u32> = group.iter().map(|(index, _)| *index).collect();
-            self.machine.write(self.buffers.output_rows, &indices)?;
-            let choosers = group
-                .iter()
-                .map(|(_, row)| (row.want == Want::Choice).then_some(row.slot));
-            let choosing = self.choice.write_choosers(&self.machine, choosers)?;
-            let plans = &self.plans.head[choosing.index()];
-            self.machine
-                .run(&plans[self.tiles.index(group.len())], &Size::of_rows(group.len()))?;
+        for (index, group) in wanted.chunks(self.options.outputs).enumerate() {
+            if index > 0 || !first_done {
+                let choosing = self
+                    .choice
+                    .write_outputs(&self.machine, self.buffers.output_rows, group)?;
+                let head = &self.plans.head[choosing.index()][self.tiles.index(group.len())];
+                self.machine.run(&[(head, &Size::of_rows(group.len()))])?;
+            }
             let chosen = self.choice.chosen(&self.machine, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(chosen).enumerate() {
                 let failure = (token == NOTHING_LEFT && row.want == Want::Choice).then_some(NoChoice::NothingLeft);
@@ -383,7 +394,8 @@ impl Target {
         }
         self.machine.write(self.buffers.keep_rows, &indices)?;
         for (slot, _) in rows {
-            self.machine.run(&self.plans.keep[*slot as usize], &Size::of_rows(1))?;
+            self.machine
+                .run(&[(&self.plans.keep[*slot as usize], &Size::of_rows(1))])?;
         }
         Ok(())
     }
@@ -460,6 +472,11 @@ impl Target {
         }
         Ok(values)
     }
+}
+
+/// The rows of which something is wanted, with their places in the step.
+fn wanted(rows: &[Row]) -> Vec<(u32, &Row)> {
+    (0..).zip(rows).filter(|(_, row)| row.want > Want::Nothing).collect()
 }
 
 /// What launches of a step depend on.

@@ -10,6 +10,7 @@
 
 pub mod cards;
 mod cost;
+mod inputs;
 mod machine;
 pub mod predict;
 mod stage;

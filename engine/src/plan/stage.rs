@@ -36,6 +36,11 @@ impl fmt::Display for KernelSpec {
 pub struct BufferId(usize);
 
 impl BufferId {
+    /// The buffer at a position of the table.
+    pub(super) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
     /// Position in the table.
     pub fn index(self) -> usize {
         self.0

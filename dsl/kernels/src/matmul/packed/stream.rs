@@ -326,7 +326,11 @@ mod tests {
                 let mut seen = 0;
                 let mut check = |name: &str, def: KernelDef, footprint: Footprint, parts: usize| {
                     let kernel = def.record(target).unwrap();
-                    let arrays = kernel.body.shared.iter().map(|array| array.bytes().next_multiple_of(16));
+                    let arrays = kernel
+                        .body
+                        .shared
+                        .iter()
+                        .map(|array| array.bytes().next_multiple_of(16));
                     let bytes: usize = arrays.sum();
                     let computed = tiling.shared_bytes(footprint, parts, target);
                     assert_eq!(bytes, computed, "{name}, {tiling:?}, {}", target.name);
