@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use tilekiln_dsl::ir::{Block, Kernel, Stmt, StmtKind};
+use tilekiln_dsl::ir::{Argument, Block, Body, Kernel, Memory, Op, Place, Stmt, StmtKind};
 use tilekiln_dsl::target::{TARGETS, Target};
 use tilekiln_kernels::registry::{self, Settings};
 
@@ -10,6 +10,7 @@ use super::{Chip, WAITING};
 use crate::gguf::File;
 use crate::kv::{Geometry, KvType, KvTypes};
 use crate::model::{Design, LoadOptions, Precision};
+use crate::plan::{BufferKind, Operand};
 use crate::synth::demo;
 
 /// Kernels of which blocks without work do not wait. A launch has rows, and the first block of a group of them has work.
@@ -33,6 +34,38 @@ fn waits_anywhere(block: &Block) -> bool {
 fn waits_always(name: &str, kernel: &Kernel) -> bool {
     let is_conditional = SOME_BLOCKS.contains(&name) && waits_anywhere(&kernel.body.block);
     is_conditional || kernel.body.block.iter().any(is_wait)
+}
+
+/// Adds the parameters whose memory is touched in front of the wait. Returns whether the wait was reached.
+fn touched_before_wait(body: &Body, block: &Block, parameters: &mut Vec<usize>) -> bool {
+    for stmt in block {
+        let mut touched = Vec::new();
+        match &stmt.kind {
+            StmtKind::WaitForPrerequisites => return true,
+            StmtKind::Eval(value) => {
+                if let Op::Load(Place { memory, .. }) = &body.value(*value).op {
+                    touched.push(*memory);
+                }
+            }
+            StmtKind::Store { place, .. } => touched.push(place.memory),
+            StmtKind::AsyncCopy { from, .. } | StmtKind::BulkCopy { from, .. } => touched.push(from.memory),
+            StmtKind::Call { arguments, .. } => {
+                touched.extend(arguments.iter().filter_map(|argument| match argument {
+                    Argument::Memory(memory) => Some(*memory),
+                    Argument::Value(_) => None,
+                }));
+            }
+            _ => (),
+        }
+        parameters.extend(touched.into_iter().filter_map(|memory| match memory {
+            Memory::Parameter(index) => Some(index as usize),
+            Memory::Shared(_) => None,
+        }));
+        if stmt.kind.blocks().into_iter().any(|block| touched_before_wait(body, block, parameters)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The demo model and its assistant, planned for an H100.
@@ -84,5 +117,43 @@ fn planned_kernels_wait_as_they_say() {
             waiting += usize::from(says);
         }
         assert!(waiting > 0, "{precision:?}");
+    }
+}
+
+/// What is read in front of the wait was there before the step: the launch in front may be at work still.
+#[test]
+fn nothing_of_a_step_is_touched_in_front_of_the_wait() {
+    for precision in [Precision::Fast, Precision::Exact] {
+        let design = design(precision);
+        let (plans, table) = design.all();
+        let (mut stages, mut constants) = (0, 0);
+        for plan in plans {
+            let touched: Vec<Vec<usize>> = plan
+                .kernels
+                .iter()
+                .map(|spec| {
+                    let mut parameters = Vec::new();
+                    let kernel = spec.record(sm_90()).unwrap();
+                    touched_before_wait(&kernel.body, &kernel.body.block, &mut parameters);
+                    parameters.sort_unstable();
+                    parameters.dedup();
+                    parameters
+                })
+                .collect();
+            for stage in plan.stages.iter().filter(|stage| stage.dependent) {
+                stages += 1;
+                for parameter in &touched[stage.kernel] {
+                    let (Operand::Buffer(id) | Operand::Slice(id, _)) = stage.operands[*parameter] else {
+                        panic!("{} {parameter}: no buffer", stage.label);
+                    };
+                    let buffer = table.spec(id);
+                    let is_there = matches!(buffer.kind, BufferKind::Constant | BufferKind::Input);
+                    assert!(is_there, "{}, {}: {buffer:?}", plan.title, stage.label);
+                    constants += usize::from(buffer.kind == BufferKind::Constant);
+                }
+            }
+        }
+        // weights are fetched early in most of them
+        assert!(precision == Precision::Exact || 2 * constants > stages, "{constants} of {stages}");
     }
 }

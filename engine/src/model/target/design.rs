@@ -110,11 +110,22 @@ impl Design {
         &self.config
     }
 
+    /// All plans, and what their operands are.
+    pub(in crate::model) fn all(&self) -> (impl Iterator<Item = &Plan>, &BufferTable) {
+        let drafting = self.assistant.iter().flat_map(|(assistant, _)| assistant.plans());
+        (self.plans.all().chain(drafting), &self.table)
+    }
+
     /// All kernels that are compiled for it.
     pub fn kernels(&self) -> BTreeSet<&KernelSpec> {
-        let drafting = self.assistant.iter().flat_map(|(assistant, _)| assistant.plans());
-        let plans = self.plans.all().chain(drafting);
+        let (plans, _) = self.all();
         plans.flat_map(|plan| &plan.kernels).collect()
+    }
+
+    /// Bytes of what is filled once, when the model is loaded: its weights above all.
+    pub fn constant_bytes(&self) -> usize {
+        let constants = self.table.specs().iter().filter(|spec| spec.kind == BufferKind::Constant);
+        constants.map(|spec| spec.bytes).sum()
     }
 
     /// Bytes of all buffers.
