@@ -344,7 +344,7 @@ impl Choice {
     ///
     /// # Errors
     /// Those of the device.
-    fn write_choosers(
+    pub fn write_choosers(
         &mut self,
         machine: &Machine,
         choosers: impl Iterator<Item = Option<u32>>,

@@ -100,10 +100,12 @@ const WAITING: &[&str] = &[
     "prepare_residual_norm",
     "split_rows",
     "prepare_queries",
+    "prepare_attention",
     "cache_write",
     "flash_prefill",
     "flash_decode",
     "flash_combine",
+    "flash_combine_int8",
 ];
 
 /// Collects the launches of a plan.
@@ -199,7 +201,9 @@ impl<'a> Planner<'a> {
                 operations: table.cols * part.rows / table.rows.max(1),
                 ..Cost::activations(FLOAT * table.cols * part.rows / table.rows.max(1))
             };
-            let grid = [Count::ROWS, Count::Fixed(1)];
+            // 32 threads a block, 32 values a thread
+            let blocks = (table.cols as u32).div_ceil(32 * 32);
+            let grid = [Count::ROWS, Count::Fixed(blocks)];
             self.push(label, "embed", &settings, grid, operands, cost);
         }
     }

@@ -280,6 +280,24 @@ impl Plan {
         &self.counts
     }
 
+    /// A plan with nothing but one of the stages.
+    #[must_use]
+    pub fn only(&self, stage: &Stage) -> Self {
+        let mut plan = Self::new(stage.label.clone());
+        let kernel = self.kernels[stage.kernel].clone();
+        plan.push(
+            stage.label.clone(),
+            kernel,
+            stage.grid,
+            stage.operands.clone(),
+            stage.cost,
+        );
+        if let Some(only) = plan.stages.last_mut() {
+            only.dependent = stage.dependent;
+        }
+        plan
+    }
+
     /// An empty plan.
     pub fn new(title: impl Into<String>) -> Self {
         Self {

@@ -7,12 +7,13 @@ use tilekiln_kernels::attention::formats;
 use tilekiln_kernels::attention::pages::PAGE;
 use tilekiln_kernels::attention::partition::{self, NO_WINDOW};
 use tilekiln_kernels::attention::shapes::{self, Chosen};
+use tilekiln_kernels::matmul::packed::TILE_COLS;
 
-use super::{CacheBuffers, FLOAT, Planner, Projected, norm_rope_bytes};
+use super::{CacheBuffers, FLOAT, Planner, Projected, Rows, norm_rope_bytes};
 use crate::kv::{CacheTypes, Geometry, KvTypes, UnsupportedPair};
 use crate::model::config::{Layer, Shape};
 use crate::model::target::Precision;
-use crate::model::weights::LayerWeights;
+use crate::model::weights::{LayerWeights, Takes};
 use crate::plan::{BufferId, BufferKind, BufferTable, Cost, Count, Machine, Operand, Plan, PlanError, Unit};
 
 /// Rows of a sequence that plans for decoding are made for.
@@ -283,29 +284,38 @@ fn stored(format: &str, head_dim: usize) -> usize {
 }
 
 impl Planner<'_> {
-    /// From projections to what attention gives, in `scratch.attended`: per-head norms, rotation, cache, attention.
+    /// From projections to what attention gives: per-head norms, rotation, cache, attention.
     pub(super) fn attend_layer(
         &mut self,
         layer: &Layer,
         weights: &LayerWeights,
         cache: CacheBuffers,
         projected: Projected,
-    ) {
+    ) -> Rows {
+        let floats = Rows::floats(self.scratch.attended);
         match self.attention.method(layer, self.shape.heads).clone() {
             Method::Exact => {
                 self.head_norm_rope(layer, weights, &projected);
                 self.cache_write(layer, weights, cache, &projected);
                 self.attend_exact(layer, weights, cache, &projected);
+                floats
             }
             Method::Flash { decode, prefill } => {
-                self.prepare_queries(layer, weights, cache, &projected);
-                self.cache_write(layer, weights, cache, &projected);
-                match self.sharing {
-                    Sharing::Prompt => self.flash_prefill(layer, weights, cache, prefill),
-                    Sharing::Decode(plan) => match decode.get(plan).or(decode.last()) {
-                        Some(chosen) => self.flash_decode(layer, weights, cache, *chosen),
-                        None => self.flash_prefill(layer, weights, cache, prefill),
-                    },
+                if weights.own.is_some() {
+                    self.prepare_attention(layer, weights, cache, &projected);
+                } else {
+                    self.prepare_queries(layer, weights, cache, &projected);
+                }
+                let chosen = match self.sharing {
+                    Sharing::Prompt => None,
+                    Sharing::Decode(plan) => decode.get(plan).or(decode.last()),
+                };
+                match chosen {
+                    Some(chosen) => self.flash_decode(layer, weights, cache, *chosen),
+                    None => {
+                        self.flash_prefill(layer, weights, cache, prefill);
+                        floats
+                    }
                 }
             }
         }
@@ -366,6 +376,40 @@ impl Planner<'_> {
         };
         let label = format!("{}.attn_q_norm", weights.name);
         self.push(&label, "prepare_queries", &settings, grid, operands, cost);
+    }
+
+    /// Prepares queries and stores keys and values, in one launch.
+    fn prepare_attention(&mut self, layer: &Layer, weights: &LayerWeights, cache: CacheBuffers, projected: &Projected) {
+        let Some(own) = &weights.own else { return };
+        let mut operands = vec![projected.query, projected.key, projected.value];
+        let buffers = [
+            weights.query_norm,
+            own.key_norm,
+            self.inputs.positions,
+            self.inputs.slots,
+            weights.inverse_frequency,
+            cache.table,
+            self.attention.queries,
+            cache.keys,
+            cache.values,
+        ];
+        operands.extend(buffers.map(Operand::Buffer));
+        let heads = self.shape.heads;
+        let sizes = [heads, layer.kv_heads, projected.query_stride, projected.key_stride];
+        operands.extend(sizes.map(|size| Operand::Number(size as u32)));
+        operands.push(Operand::Number(cache.slot_pages));
+        operands.push(Operand::Real(self.shape.epsilon));
+        let grid = [Count::ROWS, Count::Fixed((heads + layer.kv_heads) as u32)];
+        let values = (heads + 2 * layer.kv_heads) * layer.head_dim;
+        let cost = Cost {
+            weight_bytes: 2 * norm_rope_bytes(layer),
+            store_bytes: position_bytes(layer, cache.types),
+            operations: 8 * values,
+            ..Cost::activations((FLOAT + 2) * values)
+        };
+        let label = format!("{}.prepare_attention", weights.name);
+        let settings = Self::pair_settings(layer, cache);
+        self.push(&label, "prepare_attention", &settings, grid, operands, cost);
     }
 
     /// Stores keys and values, where the layer owns them.
@@ -482,7 +526,9 @@ impl Planner<'_> {
         self.push_grid(&label, "flash_prefill", &settings, grid, operands, cost);
     }
 
-    fn flash_decode(&mut self, layer: &Layer, weights: &LayerWeights, cache: CacheBuffers, chosen: Chosen) {
+    /// Attention split over blocks, and what puts its parts together. Results are int8 where the product behind it takes
+    /// that and a row fills whole tiles.
+    fn flash_decode(&mut self, layer: &Layer, weights: &LayerWeights, cache: CacheBuffers, chosen: Chosen) -> Rows {
         let gqa = self.shape.heads / layer.kv_heads;
         let rows = chosen.rows(gqa) as u32;
         let chunks = Count::Chunks {
@@ -516,20 +562,22 @@ impl Planner<'_> {
             .get(&rows)
             .copied()
             .unwrap_or(self.attention.queries);
-        let buffers = [
-            partial,
-            worth,
-            of_rows,
-            self.inputs.positions,
-            self.inputs.visible,
-            self.scratch.attended,
-        ];
+        let width = self.shape.heads * layer.head_dim;
+        let is_int8 = weights.output.takes() == Takes::Int8 && width.is_multiple_of(TILE_COLS);
+        let buffers = [partial, worth, of_rows, self.inputs.positions, self.inputs.visible];
         let mut operands = buffers.map(Operand::Buffer).to_vec();
-        let sizes = [self.shape.heads, gqa].map(|size| Operand::Number(size as u32));
-        operands.extend(sizes);
+        if is_int8 {
+            operands.extend(self.scratch.prepared.operands());
+        } else {
+            operands.push(Operand::Buffer(self.scratch.attended));
+        }
+        operands.extend([self.shape.heads, gqa].map(|size| Operand::Number(size as u32)));
         operands.push(Operand::Number(window(layer)));
         operands.extend([layer.head_dim, stored, chosen.columns].map(|size| Operand::Number(size as u32)));
         operands.push(Operand::Count(chunks));
+        if is_int8 {
+            operands.push(Operand::Number(self.scratch.stride as u32));
+        }
         let settings = [format!("slice={slice}"), format!("rotated={is_rotated}")];
         let blocks = Count::Fixed((chosen.columns * stored / slice) as u32);
         let values = self.shape.heads * stored;
@@ -538,14 +586,12 @@ impl Planner<'_> {
             ..Cost::activations(2 * FLOAT * values)
         };
         let label = format!("{}.combine", weights.name);
-        self.push_grid(
-            &label,
-            "flash_combine",
-            &settings,
-            [blocks, kv_heads, groups],
-            operands,
-            cost,
-        );
+        let kernel = if is_int8 { "flash_combine_int8" } else { "flash_combine" };
+        self.push_grid(&label, kernel, &settings, [blocks, kv_heads, groups], operands, cost);
+        Rows {
+            floats: self.scratch.attended,
+            is_prepared: is_int8,
+        }
     }
 }
 

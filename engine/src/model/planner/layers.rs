@@ -102,9 +102,9 @@ impl Planner<'_> {
                 }
             }
         };
-        self.attend_layer(layer, weights, cache, projected);
+        let attended = self.attend_layer(layer, weights, cache, projected);
         let output = [("attn_output", &weights.output, scratch.branch)];
-        self.products(&weights.name, Rows::floats(scratch.attended), &output);
+        self.products(&weights.name, attended, &output);
     }
 
     /// The dense feed-forward network of one layer. Formula: Gemma 4, step 3g.

@@ -61,7 +61,12 @@ fn touched_before_wait(body: &Body, block: &Block, parameters: &mut Vec<usize>) 
             Memory::Parameter(index) => Some(index as usize),
             Memory::Shared(_) => None,
         }));
-        if stmt.kind.blocks().into_iter().any(|block| touched_before_wait(body, block, parameters)) {
+        if stmt
+            .kind
+            .blocks()
+            .into_iter()
+            .any(|block| touched_before_wait(body, block, parameters))
+        {
             return true;
         }
     }
@@ -154,6 +159,9 @@ fn nothing_of_a_step_is_touched_in_front_of_the_wait() {
             }
         }
         // weights are fetched early in most of them
-        assert!(precision == Precision::Exact || 2 * constants > stages, "{constants} of {stages}");
+        assert!(
+            precision == Precision::Exact || 2 * constants > stages,
+            "{constants} of {stages}"
+        );
     }
 }

@@ -124,7 +124,11 @@ impl Design {
 
     /// Bytes of what is filled once, when the model is loaded: its weights above all.
     pub fn constant_bytes(&self) -> usize {
-        let constants = self.table.specs().iter().filter(|spec| spec.kind == BufferKind::Constant);
+        let constants = self
+            .table
+            .specs()
+            .iter()
+            .filter(|spec| spec.kind == BufferKind::Constant);
         constants.map(|spec| spec.bytes).sum()
     }
 
