@@ -649,7 +649,7 @@ fn plans_as_tables() {
     assert!(!run.stdout.contains("measured µs"), "{}", run.stdout);
     let all = Run::new(&["plan", "-m", text(&model), "--all"]).ended(0).stdout;
     assert!(all.contains("| blk.5.attn_q ") && all.contains("NVIDIA H100"), "{all}");
-    assert_eq!(rows(&all), 151 + 2);
+    assert_eq!(rows(&all), 95 + 2);
     assert!(rows(&run.stdout) < 60);
     // a prompt's rows need fewer layers and no head
     let prompt = Run::new(&["plan", "-m", text(&model), "--prompt", "--rows", "64"])

@@ -50,6 +50,7 @@ pub const VARIANTS: &[Variant] = &[
     variant("head_norm_rope", "head_dim=256"),
     variant("gather", "element=f16"),
     variant("copy_rows", ""),
+    variant("scatter_rows", ""),
     variant("embed", "weight=q6_k"),
     variant("embed", "weight=packed_q6_k"),
     variant("gated", ""),

@@ -39,6 +39,22 @@ pub fn copy_rows(
     }
 }
 
+/// One block per row: out\[indices\[r\]\] = source\[r\]. No two rows go to the same place.
+#[kernel(threads = threads)]
+pub fn scatter_rows(
+    #[shape(rows, cols)] source: In<f32>,
+    #[shape(rows)] indices: In<u32>,
+    #[shape(out_rows, cols)] out: Out<f32>,
+    cols: u32,
+    #[comptime] threads: usize,
+) {
+    let row = block_index();
+    let index = indices[row];
+    for col in strided(cols, threads) {
+        out[(index, col)] = source[(row, col)];
+    }
+}
+
 /// Registration of [`gather`].
 pub const ENTRY: Entry = Entry {
     name: "gather",
@@ -84,6 +100,26 @@ pub const COPY_ROWS: Entry = Entry {
                 Argument::U32(cols as u32),
                 Argument::U32(stride as u32),
                 Argument::U32(offset as u32),
+            ],
+        })
+    },
+};
+
+/// Registration of [`scatter_rows`].
+pub const SCATTER_ROWS: Entry = Entry {
+    name: "scatter_rows",
+    parameters: &[choice("threads", "256", "threads per block, a multiple of 32")],
+    build: |settings| Ok(scatter_rows(settings.number("threads")?)),
+    example: |_, random| {
+        let (rows, cols) = (random.size(1, 6), random.size(1, 600));
+        let places = (0..rows as u32).rev().map(|row| 2 * row);
+        Ok(Example {
+            grid: [rows as u32, 1, 1],
+            arguments: vec![
+                random.floats("f32", rows * cols),
+                Argument::Input(places.flat_map(u32::to_le_bytes).collect()),
+                Argument::output(2 * rows * cols * 4),
+                Argument::U32(cols as u32),
             ],
         })
     },

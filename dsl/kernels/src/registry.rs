@@ -266,6 +266,7 @@ pub const KERNELS: &[&Entry] = &[
     &crate::heads::ENTRY,
     &crate::gather::ENTRY,
     &crate::gather::COPY_ROWS,
+    &crate::gather::SCATTER_ROWS,
     &crate::embed::ENTRY,
     &crate::gated::GATED,
     &crate::gated::SOFTCAP,

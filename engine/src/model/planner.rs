@@ -208,6 +208,14 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Row t goes to row `indices[t]` of a matrix.
+    pub fn scatter_rows(&mut self, label: &str, [source, indices, out]: [BufferId; 3], cols: usize) {
+        let mut operands = [source, indices, out].map(Operand::Buffer).to_vec();
+        operands.push(Operand::Number(cols as u32));
+        let cost = Cost::activations(2 * FLOAT * cols);
+        self.push(label, "scatter_rows", &[], [Count::ROWS, Count::Fixed(1)], operands, cost);
+    }
+
     /// Copies rows `indices[t]` of a matrix to `out[t * stride + offset ..]`.
     pub fn copy_rows(
         &mut self,

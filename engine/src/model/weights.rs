@@ -4,22 +4,26 @@
 //! same activations become one where one launch can multiply them. What is packed is not kept in the layout of the file
 //! as well.
 
+mod contents;
+mod joined;
+
 use half::{bf16, f16};
-use rayon::prelude::*;
 use tilekiln_dsl::target::FragmentLayout;
-use tilekiln_kernels::matmul::packed::{SUB_BLOCK, TILE_ROWS};
+use tilekiln_kernels::matmul::packed::SUB_BLOCK;
 use tilekiln_kernels::matmul::weights::{Packing, WEIGHTS};
 
 use super::ModelError;
 use super::config::{Layer, LayerKind, Names, Shape};
-use super::repack::{Order, RepackError, Repacked, Repacker};
+use super::repack::{Order, Repacked};
 use crate::gguf;
-use crate::plan::{BufferId, BufferKind, BufferTable, Machine, Progress};
+use crate::plan::{BufferId, BufferKind, BufferTable};
+
+pub use contents::Contents;
+use contents::{Source, repacking};
+pub use joined::{GateUp, LayerExtent, Projections};
 
 /// Kernels address the bytes of a buffer with 32 bits.
 const LARGEST_BUFFER: usize = u32::MAX as usize;
-/// Weights are copied in pieces of this size, to report progress between them.
-const COPY_BYTES: usize = 256 << 20;
 
 /// Consecutive rows of a matrix in one buffer.
 #[derive(Clone, Copy, Debug)]
@@ -91,64 +95,6 @@ fn packing(codec: &str) -> Option<&'static Packing> {
     WEIGHTS.iter().find(|weight| weight.name == codec)?.packing.as_ref()
 }
 
-/// What gives queries, keys and values.
-#[derive(Clone, Debug)]
-pub enum Projections {
-    /// A launch each.
-    Separate {
-        /// Queries.
-        query: Weight,
-        /// Keys, in layers that own some.
-        key: Option<Weight>,
-        /// Values; without them they are the keys (k_eq_v).
-        value: Option<Weight>,
-    },
-    /// One launch. Its results are rows of all of them.
-    Joined {
-        /// Packed matrices of one or two formats.
-        matrices: Vec<Weight>,
-        /// Where queries, keys and values start in a row of results.
-        places: [usize; 3],
-    },
-}
-
-impl Projections {
-    /// All matrices.
-    pub fn matrices(&self) -> Vec<&Weight> {
-        match self {
-            Self::Separate { query, key, value } => [Some(query), key.as_ref(), value.as_ref()]
-                .into_iter()
-                .flatten()
-                .collect(),
-            Self::Joined { matrices, .. } => matrices.iter().collect(),
-        }
-    }
-}
-
-/// What the feed-forward network multiplies first.
-#[derive(Clone, Debug)]
-pub enum GateUp {
-    /// Two matrices, whose results are gated afterwards.
-    Separate {
-        /// Gate projection.
-        gate: Weight,
-        /// Up projection.
-        up: Weight,
-    },
-    /// One packed matrix with 32 rows of each in turns, for a launch that gives int8 to a packed down projection.
-    InTurns(Weight),
-}
-
-impl GateUp {
-    /// All matrices.
-    pub fn matrices(&self) -> Vec<&Weight> {
-        match self {
-            Self::Separate { gate, up } => vec![gate, up],
-            Self::InTurns(both) => vec![both],
-        }
-    }
-}
-
 /// What a layer that owns keys and values has beyond the others.
 #[derive(Clone, Debug)]
 pub struct OwnWeights {
@@ -198,34 +144,6 @@ pub struct LayerWeights {
     pub scale: f32,
     /// Radians per position of each pair of elements of a head.
     pub inverse_frequency: BufferId,
-}
-
-/// What a layer has, and how it is taken.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerExtent {
-    /// Whether it has keys and values of its own.
-    pub owns_keys: bool,
-    /// Width of the per-layer embeddings, 0 for none.
-    pub ple: usize,
-    /// Whether queries, keys and values may be rows of one product.
-    pub joins: bool,
-}
-
-/// Where the contents of a constant come from.
-enum Source {
-    /// Bytes of a tensor, from `start` on.
-    File { tensor: String, start: usize, bytes: usize },
-    /// Tensors that become one packed matrix.
-    Packed {
-        tensors: Vec<String>,
-        codec: &'static str,
-        cols: usize,
-        layout: FragmentLayout,
-        order: Order,
-        bytes: usize,
-    },
-    /// Made while loading.
-    Made(Vec<u8>),
 }
 
 /// Tables of rotation frequencies.
@@ -433,93 +351,6 @@ impl<'a> Loader<'a> {
         Ok(weight)
     }
 
-    /// Whether products with a matrix take int8 here.
-    fn takes_int8(&self, codec: &str) -> bool {
-        self.layout.is_some() && packing(codec).is_some_and(|packing| packing.int8.is_some())
-    }
-
-    /// Queries, keys and values, in one launch where there is a kernel for their formats.
-    fn projections(
-        &mut self,
-        table: &mut BufferTable,
-        layer: &str,
-        [query, key_value]: [usize; 2],
-        hidden: usize,
-        extent: LayerExtent,
-    ) -> Result<Projections, ModelError> {
-        let names = ["attn_q", "attn_k", "attn_v"].map(|suffix| format!("{layer}.{suffix}.weight"));
-        let own = extent.owns_keys;
-        let has_values = own && self.has(&names[2]);
-        let rows = [query, key_value, key_value];
-        let count = match (own, has_values) {
-            (false, _) => 1,
-            (true, false) => 2,
-            (true, true) => 3,
-        };
-        let mut codecs = Vec::new();
-        for index in 0..count {
-            codecs.push(self.find(&names[index], rows[index], hidden)?.1);
-        }
-        let can_join = extent.joins && count > 1 && codecs.iter().all(|codec| self.takes_int8(codec));
-        let layout = self.layout.filter(|_| can_join);
-        let order = layout.and_then(|_| joined_order(&codecs, &rows));
-        let (Some(layout), Some(groups)) = (layout, order) else {
-            let mut matrix = |index: usize| {
-                let weight = (index < count).then(|| self.matrix(table, &names[index], rows[index], hidden));
-                weight.transpose()
-            };
-            let [key, value] = [matrix(1)?, matrix(2)?];
-            return Ok(Projections::Separate {
-                query: self.matrix(table, &names[0], query, hidden)?,
-                key,
-                value,
-            });
-        };
-        let mut places = [0; 3];
-        let mut matrices = Vec::new();
-        let mut first = 0;
-        for group in groups {
-            let parts: Vec<_> = group
-                .iter()
-                .map(|index| (names[*index].as_str(), rows[*index]))
-                .collect();
-            for index in group {
-                places[index] = first;
-                first += rows[index];
-            }
-            let name = self.names.tensor(&format!("{layer}.attn_qkv.weight"));
-            matrices.push(self.joined(table, &name, &parts, hidden, (layout, Order::OneAfterAnother))?);
-        }
-        if !has_values {
-            places[2] = places[1];
-        }
-        Ok(Projections::Joined { matrices, places })
-    }
-
-    /// Gate and up of width `ffn`, in one matrix where they and the down projection can be multiplied that way.
-    fn gate_up(
-        &mut self,
-        table: &mut BufferTable,
-        layer: &str,
-        [ffn, hidden]: [usize; 2],
-    ) -> Result<GateUp, ModelError> {
-        let [gate, up, down] = ["gate", "up", "down"].map(|suffix| format!("{layer}.ffn_{suffix}.weight"));
-        let (_, first) = self.find(&gate, ffn, hidden)?;
-        let (_, second) = self.find(&up, ffn, hidden)?;
-        let (_, third) = self.find(&down, hidden, ffn)?;
-        let is_possible = first == second && self.takes_int8(first) && self.takes_int8(third);
-        if let Some(layout) = self.layout.filter(|_| is_possible) {
-            let name = self.names.tensor(&format!("{layer}.ffn_gate_up.weight"));
-            let both = [(gate.as_str(), ffn), (up.as_str(), ffn)];
-            let both = self.joined(table, &name, &both, hidden, (layout, Order::InTurns))?;
-            return Ok(GateUp::InTurns(both));
-        }
-        Ok(GateUp::Separate {
-            gate: self.matrix(table, &gate, ffn, hidden)?,
-            up: self.matrix(table, &up, ffn, hidden)?,
-        })
-    }
-
     /// A vector, as f32.
     pub fn vector(&mut self, table: &mut BufferTable, name: &str, len: usize) -> Result<BufferId, ModelError> {
         let values = self.values(name, len)?;
@@ -692,138 +523,5 @@ impl<'a> Loader<'a> {
     /// What has to be copied to the device.
     pub fn finish(self) -> Contents {
         Contents { sources: self.sources }
-    }
-}
-
-/// The contents of a model's constants.
-pub struct Contents {
-    sources: Vec<(BufferId, Source)>,
-}
-
-impl Contents {
-    /// Copies everything to the device.
-    pub fn copy(
-        &self,
-        file: &gguf::File,
-        machine: &mut Machine,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), ModelError> {
-        let size = |source: &Source| match source {
-            Source::File { bytes, .. } | Source::Packed { bytes, .. } => *bytes,
-            Source::Made(bytes) => bytes.len(),
-        };
-        let total = self.sources.iter().map(|(_, source)| size(source)).sum();
-        let mut done = 0;
-        let mut repacker = Repacker::default();
-        for (id, source) in &self.sources {
-            match source {
-                Source::File { tensor, start, bytes } => {
-                    machine.reserve_constant(*id, *bytes)?;
-                    let all = file.bytes(file.need(tensor)?)?;
-                    for first in (0..*bytes).step_by(COPY_BYTES) {
-                        let len = COPY_BYTES.min(bytes - first);
-                        let data = &all[start + first..start + first + len];
-                        touch(data);
-                        machine.copy_constant(*id, first, data)?;
-                        done += len;
-                        progress(Progress::Weights { done, total });
-                    }
-                }
-                Source::Packed {
-                    tensors,
-                    codec,
-                    cols,
-                    layout,
-                    order,
-                    bytes,
-                } => {
-                    machine.reserve_constant(*id, *bytes)?;
-                    let contents = tensors.iter().map(|tensor| file.bytes(file.need(tensor)?));
-                    let contents = contents.collect::<Result<Vec<_>, _>>()?;
-                    let packed = Repacked::joined(codec, *layout, *cols, &contents, *order)
-                        .map_err(|error| repacking(&machine.table().spec(*id).name, error))?;
-                    repacker.stream(&packed, |first, piece| {
-                        machine.copy_constant(*id, first, piece)?;
-                        done += piece.len();
-                        progress(Progress::Weights { done, total });
-                        Ok::<_, ModelError>(())
-                    })?;
-                }
-                Source::Made(bytes) => {
-                    machine.reserve_constant(*id, bytes.len())?;
-                    machine.copy_constant(*id, 0, bytes)?;
-                    done += bytes.len();
-                }
-            }
-        }
-        progress(Progress::Weights { done, total });
-        Ok(())
-    }
-}
-
-/// Reads one byte of every page on all threads, so that a copy from a mapped file does not wait for one page at a time.
-fn touch(data: &[u8]) {
-    let sum: u64 = data
-        .par_chunks(1 << 20)
-        .map(|chunk| chunk.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>())
-        .sum();
-    std::hint::black_box(sum);
-}
-
-fn repacking(name: &str, error: RepackError) -> ModelError {
-    ModelError::Repacking {
-        name: name.to_owned(),
-        error,
-    }
-}
-
-/// The order in which queries, keys and values of those formats and numbers of rows are joined for one launch: matrices
-/// of one format, or of two of which the second is Q6_K. `None` where no launch takes them.
-fn joined_order(codecs: &[&'static str], rows: &[usize]) -> Option<Vec<Vec<usize>>> {
-    let mut formats = codecs.to_vec();
-    formats.sort_by_key(|codec| *codec == SECOND_OF_PAIR);
-    formats.dedup();
-    let is_pair = matches!(formats.as_slice(), [_, second] if *second == SECOND_OF_PAIR);
-    if formats.len() > 1 && !is_pair {
-        return None;
-    }
-    let groups: Vec<Vec<usize>> = formats
-        .iter()
-        .map(|format| (0..codecs.len()).filter(|index| codecs[*index] == *format).collect())
-        .collect();
-    // a group of 32 rows belongs to one matrix
-    let whole = |group: &Vec<usize>| {
-        let all_but_last = &group[..group.len() - 1];
-        all_but_last.iter().all(|index| rows[*index].is_multiple_of(TILE_ROWS))
-    };
-    groups.iter().all(whole).then_some(groups)
-}
-
-/// The format of the second matrix of `packed_pair`.
-const SECOND_OF_PAIR: &str = "q6_k";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Formats of queries, keys and values, rows of each, and what is joined.
-    #[test]
-    fn what_one_launch_takes() {
-        type Joined<'a> = Option<&'a [&'a [usize]]>;
-        let table: [(&[&'static str], [usize; 3], Joined<'_>); 9] = [
-            (&["q4_k", "q4_k", "q4_k"], [64, 32, 32], Some(&[&[0, 1, 2]])),
-            (&["q8_0", "q8_0"], [64, 32, 32], Some(&[&[0, 1]])),
-            (&["q4_k", "q4_k", "q6_k"], [64, 32, 32], Some(&[&[0, 1], &[2]])),
-            (&["q6_k", "q4_k", "q6_k"], [64, 32, 32], Some(&[&[1], &[0, 2]])),
-            (&["q6_k", "q6_k", "q4_k"], [64, 32, 32], Some(&[&[2], &[0, 1]])),
-            (&["q4_k", "q4_k", "q8_0"], [64, 32, 32], None),
-            (&["q4_k", "q5_k", "q6_k"], [64, 32, 32], None),
-            (&["q4_k", "q4_k", "q4_k"], [48, 32, 32], None),
-            (&["q4_k", "q4_k", "q4_k"], [64, 32, 8], Some(&[&[0, 1, 2]])),
-        ];
-        for (codecs, rows, want) in table {
-            let want = want.map(|groups| groups.iter().map(|group| group.to_vec()).collect());
-            assert_eq!(joined_order(codecs, &rows), want, "{codecs:?} {rows:?}");
-        }
     }
 }

@@ -135,6 +135,7 @@ impl Steps {
 }
 
 /// How attention of a network is computed, and its buffers.
+#[derive(Clone)]
 pub struct Attention {
     steps: Steps,
     types: KvTypes,
@@ -225,6 +226,19 @@ impl Attention {
             worth: scratch("worth", worth),
             queries: table.scratch(&format!("{prefix}.queries"), query_words),
         })
+    }
+
+    /// The same for other rows of a step, at most so many: they are grouped by themselves.
+    #[must_use]
+    pub fn for_other_rows(&self, table: &mut BufferTable, prefix: &str, rows: usize) -> Self {
+        let groups = self.groups.keys().map(|size| {
+            let name = format!("{prefix}.groups_of_{size}");
+            (*size, table.add(&name, BufferKind::Input, 12 * rows))
+        });
+        Self {
+            groups: groups.collect(),
+            ..self.clone()
+        }
     }
 
     /// Plans for steps that decode: rows of a sequence in each.
