@@ -213,7 +213,14 @@ impl<'a> Planner<'a> {
         let mut operands = [source, indices, out].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(cols as u32));
         let cost = Cost::activations(2 * FLOAT * cols);
-        self.push(label, "scatter_rows", &[], [Count::ROWS, Count::Fixed(1)], operands, cost);
+        self.push(
+            label,
+            "scatter_rows",
+            &[],
+            [Count::ROWS, Count::Fixed(1)],
+            operands,
+            cost,
+        );
     }
 
     /// Copies rows `indices[t]` of a matrix to `out[t * stride + offset ..]`.

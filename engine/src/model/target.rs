@@ -3,6 +3,7 @@
 mod design;
 mod slots;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -128,8 +129,10 @@ struct Plans {
     decode: Vec<Vec<Plan>>,
     /// The same for prompts.
     full: Vec<Plan>,
-    /// Up to the last layer that owns keys and values: for prompts of which nothing is wanted.
+    /// Up to the last layer that owns keys and values: all that most rows of a prompt are evaluated for.
     prompt: Vec<Plan>,
+    /// From there to the final norm, for the few rows of a prompt that are wanted. Empty where all layers own some.
+    tail: Vec<Plan>,
     /// From hidden vectors to logits and tokens, by [`Choosing::index`].
     head: [Vec<Plan>; Choosing::ALL.len()],
     /// Copies a hidden vector to a slot's carry.
@@ -149,6 +152,35 @@ struct Buffers {
     keep_rows: BufferId,
 }
 
+/// What the last layers of a prompt work on: the rows that are wanted, by themselves.
+struct Tail {
+    inputs: RowInputs,
+    attention: Attention,
+    /// Their places in the step.
+    rows: BufferId,
+    residual: BufferId,
+    ple: Option<BufferId>,
+    hidden: BufferId,
+}
+
+impl Tail {
+    /// For up to so many rows of a prompt.
+    fn add(config: &TargetConfig, attention: &Attention, rows: usize, table: &mut BufferTable) -> Self {
+        let mut scratch = |name: &str, values: usize| table.add(name, BufferKind::Scratch, 4 * rows * values);
+        let residual = scratch("tail.residual", config.shape.hidden);
+        let hidden = scratch("tail.hidden", config.shape.hidden);
+        let ple = (config.ple > 0).then(|| scratch("tail.ple", config.ple * config.shape.layers.len()));
+        Self {
+            inputs: RowInputs::add(table, "tail"),
+            rows: table.input("tail.rows"),
+            attention: attention.for_other_rows(table, "tail", rows),
+            residual,
+            ple,
+            hidden,
+        }
+    }
+}
+
 /// A model on a device, with its assistant where it has one.
 pub struct Target {
     config: TargetConfig,
@@ -160,6 +192,7 @@ pub struct Target {
     buffers: Buffers,
     caches: Vec<Option<CacheBuffers>>,
     attention: Attention,
+    tail: Tail,
     pub(super) tiles: RowTiles,
     plans: Plans,
     choice: Choice,
@@ -190,6 +223,7 @@ impl Target {
             buffers: design.buffers,
             caches: design.caches,
             attention: design.attention,
+            tail: design.tail,
             tiles: design.tiles,
             plans: design.plans,
             choice: design.choice,
@@ -254,29 +288,34 @@ impl Target {
     pub fn forward(&mut self, rows: &[Row], phase: Phase) -> Result<Vec<Output>, ModelError> {
         let runs = self.write_rows(rows, phase)?;
         let tile = self.tiles.index(rows.len());
+        let wanted = wanted(rows);
+        let ends_early = wanted.is_empty() || (!self.plans.tail.is_empty() && wanted.len() <= self.options.outputs);
         let plan = match phase {
             Phase::Decode => {
                 let longest = runs.iter().map(|run| run.rows).max().unwrap_or(1);
                 &self.plans.decode[self.attention.decode_plan(longest)][tile]
             }
-            Phase::Prompt if rows.iter().all(|row| row.want == Want::Nothing) => &self.plans.prompt[tile],
+            Phase::Prompt if ends_early => &self.plans.prompt[tile],
             Phase::Prompt => &self.plans.full[tile],
         };
         self.attention.write_groups(&self.machine, plan, &runs)?;
         let size = size(rows, &runs);
-        let wanted = wanted(rows);
-        match wanted.chunks(self.options.outputs).next() {
-            None => self.machine.run(&[(plan, &size)])?,
-            // the usual case is one graph for everything
-            Some(group) => {
-                let head = self
-                    .choice
-                    .write_outputs(&self.machine, self.buffers.output_rows, group)?;
-                let head = &self.plans.head[head.index()][self.tiles.index(group.len())];
-                let of_head = Size::of_rows(group.len());
-                self.machine.run(&[(plan, &size), (head, &of_head)])?;
-            }
+        let mut parts = vec![(plan, &size)];
+        let of_tail;
+        if phase == Phase::Prompt && ends_early && !wanted.is_empty() {
+            let plan = &self.plans.tail[self.tiles.index(wanted.len())];
+            of_tail = self.write_tail(plan, &wanted)?;
+            parts.push((plan, &of_tail));
         }
+        let of_head;
+        if let Some(group) = wanted.chunks(self.options.outputs).next() {
+            let head = self
+                .choice
+                .write_outputs(&self.machine, self.buffers.output_rows, group)?;
+            of_head = Size::of_rows(group.len());
+            parts.push((&self.plans.head[head.index()][self.tiles.index(group.len())], &of_head));
+        }
+        self.machine.run(&parts)?;
         self.outputs(&wanted, true)
     }
 
@@ -307,6 +346,21 @@ impl Target {
         })?;
         trace.hidden = self.machine.read(hidden, 0, width)?;
         Ok((self.outputs(&wanted(rows), false)?, trace))
+    }
+
+    /// Tells the last layers of a prompt which rows they are for.
+    fn write_tail(&self, plan: &Plan, wanted: &[(u32, &Row)]) -> Result<Size, PlanError> {
+        let column = |value: fn(&(u32, &Row)) -> u32| wanted.iter().map(value).collect::<Vec<u32>>();
+        let inputs = &self.tail.inputs;
+        self.machine.write(self.tail.rows, &column(|(index, _)| *index))?;
+        self.machine.write(inputs.slots, &column(|(_, row)| row.slot))?;
+        self.machine.write(inputs.positions, &column(|(_, row)| row.position))?;
+        self.machine
+            .write(inputs.visible, &column(|(_, row)| row.position + 1))?;
+        let rows: Vec<Row> = wanted.iter().map(|(_, row)| **row).collect();
+        let runs = Run::of(rows.iter().map(|row| (row.slot, row.position)));
+        self.tail.attention.write_groups(&self.machine, plan, &runs)?;
+        Ok(size(&rows, &runs))
     }
 
     fn write_rows(&self, rows: &[Row], phase: Phase) -> Result<Vec<Run>, PlanError> {
@@ -637,7 +691,7 @@ impl Network {
         config: &TargetConfig,
         options: &LoadOptions,
         (chip, tiles): (Chip<'_>, &RowTiles),
-        (buffers, attention): (&Buffers, &Attention),
+        (buffers, attention, last): (&Buffers, &Attention, &Tail),
         caches: &[Option<CacheBuffers>],
         carry: BufferId,
         choice: &Choice,
@@ -653,16 +707,17 @@ impl Network {
                 (chip, tile),
             )
         };
-        let body = |what: &str, sharing: Sharing, layers: usize, end: Next<'_>| {
+        let body = |what: &str, sharing: Sharing, layers: usize, end: Option<Next<'_>>| {
             tiles.plans(|tile| {
                 let mut planner = planner(what, sharing, tile);
                 self.begin(config, buffers, &mut planner);
-                self.layers(config, buffers, caches, (layers, end), &mut planner);
+                let work = (buffers.scratch.residual, buffers.ple);
+                self.layers(config, work, caches, (0..layers, end), &mut planner);
                 planner.finish()
             })
         };
         let hidden = config.shape.hidden;
-        let output_norm = Next::Norm(Norm {
+        let output_norm = Norm {
             label: "output_norm",
             w: self.output_norm,
             to: buffers.hidden,
@@ -670,16 +725,34 @@ impl Network {
                 floats: true,
                 int8: false,
             },
-        });
+        };
         let all = config.shape.layers.len();
+        let has_tail = config.own_layers < all;
         let decode = attention.decode_rows().enumerate().map(|(plan, rows)| {
             let what = format!("decode, {rows} rows of a sequence");
-            body(&what, Sharing::Decode(plan), all, output_norm)
+            body(&what, Sharing::Decode(plan), all, Some(Next::Norm(output_norm)))
         });
         Plans {
             decode: decode.collect(),
-            full: body("prompt with outputs", Sharing::Prompt, all, output_norm),
-            prompt: body("prompt", Sharing::Prompt, config.own_layers, Next::End),
+            full: body(
+                "prompt with outputs",
+                Sharing::Prompt,
+                all,
+                Some(Next::Norm(output_norm)),
+            ),
+            // what comes behind is the next layer's norm, so that the residual stream is the same bits as in a whole step
+            prompt: body(
+                "prompt",
+                Sharing::Prompt,
+                config.own_layers,
+                if has_tail { None } else { Some(Next::End) },
+            ),
+            tail: match has_tail {
+                true => {
+                    tiles.plans(|tile| self.tail(config, (options, chip, tile), (buffers, last), caches, output_norm))
+                }
+                false => Vec::new(),
+            },
             head: Choosing::ALL.map(|choosing| {
                 tiles.plans(|tile| {
                     let mut planner = planner(&format!("head, {}", choosing.name()), Sharing::Prompt, tile);
@@ -741,13 +814,54 @@ impl Network {
         planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
     }
 
-    /// The first `count` layers, and what comes behind them.
+    /// The last layers of a prompt, for the rows that are wanted, and where their hidden vectors go.
+    fn tail(
+        &self,
+        config: &TargetConfig,
+        (options, chip, tile): (&LoadOptions, Chip<'_>, u32),
+        (buffers, last): (&Buffers, &Tail),
+        caches: &[Option<CacheBuffers>],
+        output_norm: Norm<'_>,
+    ) -> Plan {
+        let (hidden, layers) = (config.shape.hidden, config.shape.layers.len());
+        let scratch = Scratch {
+            residual: last.residual,
+            ..buffers.scratch
+        };
+        let mut planner = Planner::new(
+            format!("end of a prompt, {tile} rows per read"),
+            &config.shape,
+            &scratch,
+            &last.inputs,
+            options.precision,
+            (&last.attention, Sharing::Prompt),
+            (chip, tile),
+        );
+        let source = buffers.scratch.residual;
+        planner.copy_rows("wanted", source, last.rows, last.residual, [hidden, hidden, 0]);
+        if let (Some(source), Some(ple)) = (buffers.ple, last.ple) {
+            let width = config.ple * layers;
+            planner.copy_rows("wanted.ple", source, last.rows, ple, [width, width, 0]);
+        }
+        let norm = Norm {
+            to: last.hidden,
+            ..output_norm
+        };
+        let work = (last.residual, last.ple);
+        let rest = (config.own_layers..layers, Some(Next::Norm(norm)));
+        self.layers(config, work, caches, rest, &mut planner);
+        planner.scatter_rows("hidden", [last.hidden, last.rows, buffers.hidden], hidden);
+        planner.finish()
+    }
+
+    /// Some layers, on a residual stream with its per-layer embeddings, and what comes behind them: none is the norm of the
+    /// layer that follows.
     fn layers(
         &self,
         config: &TargetConfig,
-        buffers: &Buffers,
+        (residual, ple): (BufferId, Option<BufferId>),
         caches: &[Option<CacheBuffers>],
-        (count, end): (usize, Next<'_>),
+        (layers, end): (Range<usize>, Option<Next<'_>>),
         planner: &mut Planner<'_>,
     ) {
         let labels: Vec<String> = self
@@ -756,20 +870,20 @@ impl Network {
             .map(|layer| format!("{}.attn_norm", layer.name))
             .collect();
         let before = |index: usize, planner: &Planner<'_>| planner.norm_before(&self.layers[index], &labels[index]);
-        let mut x = Rows::floats(buffers.scratch.residual);
-        for (index, layer) in config.shape.layers[..count].iter().enumerate() {
+        let mut x = Rows::floats(residual);
+        for index in layers.clone() {
+            let layer = &config.shape.layers[index];
             let Some(cache) = caches[layer.kv_from] else { return };
-            if index == 0 {
-                x = planner.norm(before(0, planner));
+            if index == layers.start {
+                x = planner.norm(before(index, planner));
             }
-            let next = if index + 1 < count {
-                Next::Norm(before(index + 1, planner))
-            } else {
-                end
+            let next = match end {
+                Some(end) if index + 1 == layers.end => end,
+                _ => Next::Norm(before(index + 1, planner)),
             };
             let context = LayerContext {
                 cache,
-                embeddings: buffers.ple.map(|ple| (index, ple)),
+                embeddings: ple.map(|ple| (index, ple)),
             };
             x = planner.layer(layer, &self.layers[index], context, x, next);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, caches};
+use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Tail, Target, Want, caches};
 use crate::gguf;
 use crate::model::ModelError;
 use crate::model::assistant::Assistant;
@@ -22,6 +22,7 @@ pub struct Design {
     pub(super) buffers: Buffers,
     pub(super) caches: Vec<Option<CacheBuffers>>,
     pub(super) attention: Attention,
+    pub(super) tail: Tail,
     pub(super) tiles: RowTiles,
     pub(super) plans: Plans,
     pub(super) choice: Choice,
@@ -51,6 +52,7 @@ impl Design {
         let network = Network::take(&config, &attention, &mut loader, &mut table)?;
         let buffers = network.buffers(&config, &options, loader.widest_halves(), &mut table);
         let caches = caches(&config, &options, &mut loader, &mut table)?;
+        let tail = Tail::add(&config, &attention, options.outputs, &mut table);
         let carry = table.add(
             "carry",
             BufferKind::Cache,
@@ -84,7 +86,7 @@ impl Design {
             &config,
             &options,
             (chip, &tiles),
-            (&buffers, &attention),
+            (&buffers, &attention, &tail),
             &caches,
             carry,
             &choice,
@@ -97,6 +99,7 @@ impl Design {
             buffers,
             caches,
             attention,
+            tail,
             tiles,
             plans,
             choice,
@@ -208,10 +211,15 @@ impl Plans {
             decode,
             full,
             prompt,
+            tail,
             head,
             keep,
         } = self;
-        [full, prompt, keep].into_iter().chain(head).chain(decode).flatten()
+        [full, prompt, tail, keep]
+            .into_iter()
+            .chain(head)
+            .chain(decode)
+            .flatten()
     }
 
     /// What [`Target::forward`] runs for a step of which `outputs` rows want a token, `at_once` of them together. A step
