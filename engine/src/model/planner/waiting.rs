@@ -14,7 +14,7 @@ use crate::plan::{BufferKind, Operand};
 use crate::synth::demo;
 
 /// Kernels of which blocks without work do not wait. A launch has rows, and the first block of a group of them has work.
-const SOME_BLOCKS: &[&str] = &["flash_decode", "flash_combine"];
+const SOME_BLOCKS: &[&str] = &["flash_decode", "flash_combine", "flash_combine_int8"];
 
 fn sm_90() -> &'static Target {
     TARGETS.iter().find(|target| target.name == "sm_90").unwrap()
@@ -30,10 +30,19 @@ fn waits_anywhere(block: &Block) -> bool {
         .any(|stmt| is_wait(stmt) || stmt.kind.blocks().into_iter().any(waits_anywhere))
 }
 
+/// Whether every way through a block of statements waits.
+fn every_way_waits(block: &Block) -> bool {
+    block.iter().any(|stmt| match &stmt.kind {
+        StmtKind::WaitForPrerequisites => true,
+        StmtKind::If { then, otherwise, .. } => every_way_waits(then) && every_way_waits(otherwise),
+        _ => false,
+    })
+}
+
 /// Whether some block of every launch waits.
 fn waits_always(name: &str, kernel: &Kernel) -> bool {
     let is_conditional = SOME_BLOCKS.contains(&name) && waits_anywhere(&kernel.body.block);
-    is_conditional || kernel.body.block.iter().any(is_wait)
+    is_conditional || every_way_waits(&kernel.body.block)
 }
 
 /// Adds the parameters whose memory is touched in front of the wait. Returns whether the wait was reached.
