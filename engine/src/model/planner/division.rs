@@ -16,6 +16,8 @@ const COLUMN_TILES: [usize; 3] = [1, 2, 4];
 const MOST_ROWS: usize = 32;
 /// Warps of a block at most: more leave each too little to do between two block barriers.
 const MOST_WARPS: usize = 10;
+/// Warps of a block with many tiles along k.
+const USUAL_WARPS: usize = 8;
 
 /// What plans are made for.
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +101,13 @@ fn evenly(count: usize, most: usize) -> usize {
 impl Chip<'_> {
     /// How a product of `columns` column tiles is divided.
     ///
-    /// Blocks: at most one a unit of the chip, and all with as many groups of rows, or one less: a launch takes as long as
-    /// the block with the most, and fewer blocks fill their rings sooner. More rows than the column tiles hold take as many
-    /// blocks again for each such tile. Warps: likewise over the tiles along k. They belong to the meaning of a product, so
-    /// they are those that fit with the most column tiles, whatever `columns` is. A second tile for each warp is under way
-    /// where there is one. These are the measured best divisions of E4B's products on 132 units, to a block or two.
+    /// Blocks: one a unit of the chip, or one a group of rows where there are fewer. That they do not all have as many
+    /// groups costs less than idle units. More rows than the column tiles hold take as many blocks again for each such tile.
+    /// Warps: as few as take no more turns over the tiles along k; eight where there are more tiles than ten warps take at
+    /// once, because each warp's sums have to be added. They belong to the meaning of a product, so they are those that fit
+    /// with the most column tiles, whatever `columns` is. A second tile for each warp is under way where there is one.
+    /// Registers are not limited for the sake of a second block beside the first: the next launch's block finds room in
+    /// time without. Measured on 132 units with E4B's products: docs/perf-log.md.
     pub fn divide(&self, work: &Work, columns: usize) -> Division {
         let tiles = tiles_across(work.cols);
         let tiling = |warps: usize, slots: usize, columns: usize| Tiling {
@@ -123,20 +127,16 @@ impl Chip<'_> {
         let most_warps = (1..=MOST_WARPS)
             .rev()
             .find(|warps| fits(tiling(*warps, 1, most_columns)));
-        let warps = evenly(tiles, most_warps.unwrap_or(1));
-        let blocks = evenly(work.units, self.units);
+        let usual = if tiles > MOST_WARPS { USUAL_WARPS } else { MOST_WARPS };
+        let warps = evenly(tiles, most_warps.unwrap_or(1).min(usual));
+        let blocks = work.units.clamp(1, self.units.max(1));
         let tiles_of_warp = tiles.div_ceil(warps) * work.units.div_ceil(blocks) * work.groups_of_unit;
         let slots = if tiles_of_warp > 1 && !work.halves && fits(tiling(warps, 2, columns)) {
             2
         } else {
             1
         };
-        // where launches overlap, the next one's block should find room beside this one
-        let overlaps = self.target.dependent_launch && columns == 1 && warps > 1 && !work.halves;
-        let tiling = Tiling {
-            blocks: if overlaps { 2 } else { 1 },
-            ..tiling(warps, slots, columns)
-        };
+        let tiling = tiling(warps, slots, columns);
         Division { tiling, blocks }
     }
 
@@ -171,15 +171,15 @@ mod tests {
         let target = TARGETS.iter().find(|target| target.name == "sm_90").unwrap();
         let chip = Chip { target, units: 132 };
         for (name, work, want) in [
-            ("gate and up", work("q4_k", [20480, 2560], 2), [10, 2, 2, 107]),
-            ("down", work("q4_k", [2560, 10240], 1), [10, 2, 2, 80]),
-            ("down, q6_k", work("q6_k", [2560, 10240], 1), [10, 2, 2, 80]),
-            ("qkv", work("q4_k", [3072, 2560], 1), [10, 1, 2, 96]),
-            ("out", work("q4_k", [2560, 2048], 1), [8, 1, 2, 80]),
-            ("ple gate", work("q4_k", [256, 2560], 1), [10, 1, 2, 8]),
+            ("gate and up", work("q4_k", [20480, 2560], 2), [10, 2, 1, 132]),
+            ("down", work("q4_k", [2560, 10240], 1), [8, 2, 1, 80]),
+            ("down, q6_k", work("q6_k", [2560, 10240], 1), [8, 2, 1, 80]),
+            ("qkv", work("q4_k", [3072, 2560], 1), [10, 1, 1, 96]),
+            ("out", work("q4_k", [2560, 2048], 1), [8, 1, 1, 80]),
+            ("ple gate", work("q4_k", [256, 2560], 1), [10, 1, 1, 8]),
             ("ple out", work("q4_k", [2560, 256], 1), [1, 1, 1, 80]),
-            ("head", work("q6_k", [262_144, 2560], 1), [10, 2, 2, 131]),
-            ("ple model", work("f16", [10752, 2560], 1), [10, 1, 1, 112]),
+            ("head", work("q6_k", [262_144, 2560], 1), [10, 2, 1, 132]),
+            ("ple model", work("f16", [10752, 2560], 1), [10, 1, 1, 132]),
         ] {
             let Division { tiling, blocks } = chip.divide(&work, 1);
             assert_eq!([tiling.warps, tiling.slots, tiling.blocks, blocks], want, "{name}");
