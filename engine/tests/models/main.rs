@@ -4,5 +4,6 @@
 
 mod answers;
 mod assistants;
+mod caches;
 mod support;
 mod targets;

@@ -100,11 +100,22 @@ pub fn load(
     file: &File,
     assistant: Option<&File>,
     (precision, kv): (Precision, KvType),
+    size: (usize, usize),
+) -> Target {
+    load_with(device, file, assistant, (precision, KvTypes::uniform(kv)), size)
+}
+
+/// Loads a model whose caches are in these formats.
+pub fn load_with(
+    device: &Arc<dyn Device>,
+    file: &File,
+    assistant: Option<&File>,
+    (precision, kv): (Precision, KvTypes),
     (slots, max_rows): (usize, usize),
 ) -> Target {
     let options = LoadOptions {
         precision,
-        kv: KvTypes::uniform(kv),
+        kv,
         geometry: Geometry {
             slots,
             context: 96,
