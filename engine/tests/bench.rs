@@ -639,7 +639,7 @@ fn plans_as_tables() {
         "a step of 1 x 4 rows behind 100 positions, f16 cache",
         "| stage ",
         "| bound ",
-        "95 launches",
+        "86 launches",
         "predicted: ",
         "tok/s; the memory alone would allow",
         "WMMA",
@@ -649,7 +649,7 @@ fn plans_as_tables() {
     assert!(!run.stdout.contains("measured µs"), "{}", run.stdout);
     let all = Run::new(&["plan", "-m", text(&model), "--all"]).ended(0).stdout;
     assert!(all.contains("| blk.5.attn_q ") && all.contains("NVIDIA H100"), "{all}");
-    assert_eq!(rows(&all), 95 + 2);
+    assert_eq!(rows(&all), 86 + 2);
     assert!(rows(&run.stdout) < 60);
     // a prompt's rows need fewer layers and no head
     let prompt = Run::new(&["plan", "-m", text(&model), "--prompt", "--rows", "64"])
