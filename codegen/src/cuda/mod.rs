@@ -107,12 +107,6 @@ impl Language for Cuda {
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, async_copy, needs)
     }
-    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
-        match blocks {
-            0 => format!("__launch_bounds__({threads})"),
-            _ => format!("__launch_bounds__({threads}, {blocks})"),
-        }
-    }
     fn dynamic_shared(&self) -> &'static str {
         "alignas(16) extern __shared__ unsigned char"
     }

@@ -158,8 +158,6 @@ pub(crate) trait Language {
     fn launch_bounds(&self, threads: usize, blocks: usize) -> String;
     /// A statement; `None` where the target needs none.
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String>;
-    /// What is said of a kernel's threads, and of the blocks that are to fit on a multiprocessor (0: nothing).
-    fn launch_bounds(&self, threads: usize, blocks: usize) -> String;
     /// How dynamic shared memory is declared.
     fn dynamic_shared(&self) -> &'static str;
 }

@@ -104,10 +104,6 @@ impl Language for Hip {
     fn sync(&self, what: Sync, _: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, needs)
     }
-    // the second number would be waves, which the compiler chooses well by itself
-    fn launch_bounds(&self, threads: usize, _blocks: usize) -> String {
-        format!("__launch_bounds__({threads})")
-    }
     fn dynamic_shared(&self) -> &'static str {
         "alignas(16) extern __shared__ unsigned char"
     }
