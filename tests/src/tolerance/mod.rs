@@ -14,6 +14,7 @@
 //! treated statistically ([`input_rounding`]): those errors are independent of each other, zero on average, and the
 //! worst case is so far from what occurs that it would hide real defects.
 
+pub mod cache;
 mod comparison;
 
 pub use comparison::{Comparison, Element, Mismatch, assert_equal, poisoned};
