@@ -100,7 +100,7 @@ impl<'a> Scene<'a> {
             let buffer = device.allocate(pages * kv_heads * (format.page_bytes)(head_dim))?;
             // large finite numbers in every format, scales included: caches hold no others, and where nothing was stored
             // yet they count for nothing
-            device.fill(&buffer, 0x6b)?;
+            device.fill(&buffer, 0x4b)?;
             Ok(buffer)
         };
         let caches = [cache(formats[0])?, cache(formats[1])?];

@@ -6,9 +6,9 @@ use tilekiln_dsl::target::Target;
 use super::flash::FlashShape;
 use super::formats::Pair;
 
-/// Pages that a block works on at once when it decodes. How a row's keys are added up depends on it, so it is the same
-/// whatever the rows.
-const DECODE_PAGES: usize = 2;
+/// Pages that a block works on at once when it decodes, best first. How a row's keys are added up depends on it, so it
+/// is the same whatever the rows: the first with which the smallest shape fits.
+const DECODE_PAGES: [usize; 2] = [2, 1];
 /// `(tiles, teams)` of blocks that decode, fewest columns first.
 const DECODE: [(usize, usize); 4] = [(1, 1), (2, 1), (1, 2), (2, 2)];
 /// `(tiles, teams)` of blocks that take a prompt, most columns first.
@@ -44,7 +44,7 @@ impl Shapes {
     pub fn of(target: &Target, pair: &Pair, head_dim: usize) -> Option<Self> {
         let [decode, prefill] = pair.flash?;
         Some(Self {
-            decode: usable(target, decode, DECODE_PAGES, head_dim, &DECODE),
+            decode: usable_to_decode(target, decode, head_dim),
             prefill: usable(target, prefill, 1, head_dim, &PREFILL),
         })
     }
@@ -67,7 +67,7 @@ impl Shapes {
 /// pair, or if the target has no room for one row.
 pub fn decode(target: &Target, pair: &Pair, head_dim: usize, gqa: usize, rows: usize) -> Option<Chosen> {
     let [kernel, _] = pair.flash?;
-    let decode = usable(target, kernel, DECODE_PAGES, head_dim, &DECODE);
+    let decode = usable_to_decode(target, kernel, head_dim);
     let prefill = Vec::new();
     Shapes { decode, prefill }.decode(gqa, rows)
 }
@@ -78,6 +78,13 @@ pub fn prefill(target: &Target, pair: &Pair, head_dim: usize, gqa: usize) -> Opt
     let prefill = usable(target, kernel, 1, head_dim, &PREFILL);
     let decode = Vec::new();
     Shapes { decode, prefill }.prefill(gqa)
+}
+
+/// The shapes that decode: with two pages at once where the target has the shared memory for merging what they sum to.
+fn usable_to_decode(target: &Target, kernel: fn(FlashShape) -> KernelDef, head_dim: usize) -> Vec<Chosen> {
+    let with_pages = |pages: &usize| usable(target, kernel, *pages, head_dim, &DECODE);
+    let mut found = DECODE_PAGES.iter().map(with_pages);
+    found.find(|shapes| !shapes.is_empty()).unwrap_or_default()
 }
 
 /// The shapes that the target has room for.
