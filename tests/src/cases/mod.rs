@@ -4,6 +4,7 @@
 //! launches, and compares. [`run`] records all cases for a target, loads them at once (so that a device can compile in
 //! parallel), and checks one after the other. The same cases run on every device; only the sizes differ ([`Extent`]).
 
+mod attention;
 pub mod caches;
 mod candidates;
 mod embed;
@@ -129,6 +130,7 @@ pub fn all() -> Vec<Case> {
         matmul::cases(),
         turbo::cases(),
         caches::cases(),
+        attention::cases(),
         select::cases(),
         stream::cases(),
         sample::cases(),

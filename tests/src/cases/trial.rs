@@ -171,6 +171,11 @@ impl<'a> Trial<'a> {
         loaded.into_iter().next().ok_or(CaseError::UnknownKernel(family))
     }
 
+    /// Where the kernel runs.
+    pub fn device(&self) -> &'a dyn Device {
+        self.device
+    }
+
     /// The kernel runs on the CPU, where every operation is rounded as written.
     pub fn is_on_host(&self) -> bool {
         self.device.properties().target.vendor == Vendor::Host
@@ -231,6 +236,11 @@ impl<'a> Trial<'a> {
     pub fn within<T: Element>(&mut self, got: &[T], want: &[f64], bounds: &[f64]) {
         let comparison = Comparison::new(self.title(), got, want, bounds);
         self.outcomes.push(Outcome::Within(comparison));
+    }
+
+    /// A comparison that was made elsewhere; `fault` is empty where nothing is wrong.
+    pub fn note(&mut self, what: &str, fault: &str) {
+        self.equal(what, &[fault], &[""]);
     }
 
     /// Compares exactly.
