@@ -65,8 +65,8 @@ fn threads<Keys: KvCodec>(head_dim: usize) -> usize {
 ///
 /// The heads of a token begin at `token * stride`. Numbers that do not fit f16 become the largest one. A format of bf16 keys gets two terms, one after the other. Batch
 /// invariance: a head's sums are added by its own block, always in the same order.
-#[kernel(threads = threads::<Keys>(head_dim))]
-pub fn prepare_queries<Keys: KvCodec>(
+#[kernel(threads = threads::<K>(head_dim))]
+pub fn prepare_queries<K: KvCodec>(
     #[shape(tokens, stride)] q: In<f32>,
     #[shape(head_dim)] w: In<f32>,
     #[shape(tokens)] positions: In<u32>,
@@ -81,7 +81,7 @@ pub fn prepare_queries<Keys: KvCodec>(
     let token = block_index();
     let head = block_index_y();
     let dim = thread_index();
-    let threads = threads::<Keys>(head_dim);
+    let threads = threads::<K>(head_dim);
     let position = positions[token];
     let mut weight = f32(0.0);
     if dim < head_dim {
@@ -94,21 +94,17 @@ pub fn prepare_queries<Keys: KvCodec>(
     }
     let normed = value * head_scale(value, eps, head_dim, threads) * weight;
     let mut query = rotate_head(normed, position, inverse_frequency, head_dim, threads) * LOG2_E;
-    if Keys::ROTATED {
+    if K::ROTATED {
         let exchange = Shared::<f32>::new(threads);
         query = rotate(query, dim, exchange, SIGNS_1, SIGNS_2);
     }
     /// threads with even values pack those of their neighbours
     let next = shuffle_down(query, 1);
-    let order = Order::of::<Keys>(head_dim);
-    let first = (token * heads + head) * (Keys::TERMS * threads / 2) + order.word(dim);
-    let words = terms::<Keys::Element>(
-        fitting::<Keys::Element>(query),
-        fitting::<Keys::Element>(next),
-        Keys::TERMS,
-    );
+    let order = Order::of::<K>(head_dim);
+    let first = (token * heads + head) * (K::TERMS * threads / 2) + order.word(dim);
+    let words = terms::<K::Element>(fitting::<K::Element>(query), fitting::<K::Element>(next), K::TERMS);
     if dim % 2 == 0 {
-        for term in 0..Keys::TERMS {
+        for term in 0..K::TERMS {
             out[first + term * threads / 2] = words[term];
         }
     }

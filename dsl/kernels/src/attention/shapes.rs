@@ -106,5 +106,6 @@ fn usable(
         Chosen { shape, columns }
     });
     // recording refuses what the target has no room for
-    all.filter(|chosen| kernel(chosen.shape).record(target).is_ok()).collect()
+    all.filter(|chosen| kernel(chosen.shape).record(target).is_ok())
+        .collect()
 }
