@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tilekiln::model::choice::{Choice, ChoiceInputs, ChoiceSizes, Choosing};
-use tilekiln::plan::{BufferKind, BufferTable, Machine, Plan, PlanError};
+use tilekiln::plan::{BufferKind, BufferTable, Machine, Plan, PlanError, Size};
 use tilekiln::sample::{Sampler, Settings};
 use tilekiln_runtime::cuda::CudaDevice;
 use tilekiln_runtime::device::Device;
@@ -144,7 +144,7 @@ impl Bench {
             let device = self.machine.device().clone();
             let start = device.mark()?;
             for _ in 0..STEPS {
-                self.machine.run(plan, rows)?;
+                self.machine.run(&[(plan, &Size::of_rows(rows))])?;
             }
             let end = device.mark()?;
             let time = device.elapsed(&start, &end)?.as_secs_f64() * 1e6 / f64::from(STEPS);
@@ -198,13 +198,9 @@ fn stages(bench: &mut Bench) -> Result<(), PlanError> {
     };
     let plan = bench.prepare(&settings, ROWS)?;
     // what each launch reads is what the others have left
-    bench.machine.run(&plan, ROWS)?;
+    bench.machine.run(&[(&plan, &Size::of_rows(ROWS))])?;
     for stage in &plan.stages {
-        let alone = Plan {
-            title: stage.label.clone(),
-            kernels: plan.kernels.clone(),
-            stages: vec![stage.clone()],
-        };
+        let alone = plan.only(stage);
         let [one, ..] = bench.measure(&alone, 1)?;
         let [all, ..] = bench.measure(&alone, ROWS)?;
         println!("| {} | {one:.1} | {all:.1} |", stage.label);

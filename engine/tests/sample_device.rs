@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use proptest::prelude::*;
 use tilekiln::model::choice::{Choice, ChoiceInputs, ChoiceSizes, Choosing};
-use tilekiln::plan::{BufferKind, BufferTable, Machine, Plan};
+use tilekiln::plan::{BufferKind, BufferTable, Machine, Plan, Size};
 use tilekiln::sample::{NoChoice, Sampler, Settings};
 use tilekiln_kernels::sample::{NOT_A_NUMBER, NOTHING_LEFT};
 use tilekiln_runtime::cuda::CudaDevice;
@@ -104,7 +104,9 @@ impl Bench {
         machine.write(self.inputs.logits, &logits).unwrap();
         let choosers = rows.iter().map(|row| row.0);
         let choosing = self.choice.write_choosers(machine, choosers).unwrap();
-        machine.run(&self.plans[choosing.index()], rows.len()).unwrap();
+        machine
+            .run(&[(&self.plans[choosing.index()], &Size::of_rows(rows.len()))])
+            .unwrap();
         let chosen = self.choice.chosen(machine, rows.len()).unwrap();
         let result = |token| match token {
             NOT_A_NUMBER => Err(NoChoice::NotANumber),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use support::Run;
 use tilekiln::gguf::{File, TensorInfo, TensorType, decode};
-use tilekiln::kv::{Geometry, KvType};
+use tilekiln::kv::{Geometry, KvType, KvTypes};
 use tilekiln::model::assistant::{DraftStart, Head};
-use tilekiln::model::{LoadOptions, Precision, Row, Target, Want};
+use tilekiln::model::{LoadOptions, Phase, Precision, Row, Target, Want};
 use tilekiln::synth::{CONFIGS, Config, FIRST_WORD, Files, Model, Options};
 use tilekiln_runtime::cuda::CudaDevice;
 use tilekiln_runtime::device::Device;
@@ -169,11 +169,12 @@ fn the_engine_walks_the_walk() {
     for (device, (precision, kv)) in devices.iter().flat_map(|device| kinds.map(|kind| (device, kind))) {
         let load = LoadOptions {
             precision,
-            kv,
+            kv: KvTypes::uniform(kv),
             geometry: Geometry {
                 slots: 1,
                 context: 128,
                 max_rows: 16,
+                run: 1,
             },
             outputs: 1,
         };
@@ -194,10 +195,10 @@ fn the_engine_walks_the_walk() {
         for part in before.chunks(16) {
             let mut part = rows(position, part);
             part.iter_mut().for_each(|row| row.want = Want::Nothing);
-            assert_eq!(engine.forward(&part).unwrap(), []);
+            assert_eq!(engine.forward(&part, Phase::Prompt).unwrap(), []);
             position += part.len();
         }
-        let output = engine.forward(&rows(position, &[*last])).unwrap();
+        let output = engine.forward(&rows(position, &[*last]), Phase::Prompt).unwrap();
         engine.keep_hidden(&[(0, 0)]).unwrap();
         position += 1;
         let mut token = output[0].token;
@@ -225,7 +226,7 @@ fn the_engine_walks_the_walk() {
                     }
                 }
             }
-            let output = engine.forward(&rows(position, &[token])).unwrap();
+            let output = engine.forward(&rows(position, &[token]), Phase::Decode).unwrap();
             engine.keep_hidden(&[(0, 0)]).unwrap();
             assert_eq!(output[0].token, model.walk().next()[token as usize], "after {token}");
             (token, position) = (output[0].token, position + 1);

@@ -6,7 +6,7 @@ use crate::matmul::codec::WeightCodec;
 use crate::matmul::weights::{self, WEIGHT};
 use crate::registry::prelude::*;
 
-/// One block per token: out\[token, ..cols\] = table\[id - first_row\] * scale, rows of `out` being `stride` values apart.
+/// Blocks: x over tokens, y over parts of a row: out\[token, ..cols\] = table\[id - first_row\] * scale, rows of `out` being `stride` values apart.
 ///
 /// The table holds rows `first_row..first_row + row_count` of a larger one. Tokens of other rows are left alone, so that a
 /// table in several buffers takes one launch for each.
@@ -25,7 +25,8 @@ pub fn embed<Weight: WeightCodec>(
     let token = block_index();
     let id = ids[token];
     if id >= first_row && id - first_row < row_count {
-        for group in strided(cols / 32, threads) {
+        let first_group = block_index_y() * threads + thread_index();
+        for group in stepped(first_group, cols / 32, grid_size_y() * threads) {
             let values = Weight::decode(table, id - first_row, cols, group);
             let first = token * stride + group * 32;
             for i in unrolled(0..32) {
@@ -38,7 +39,14 @@ pub fn embed<Weight: WeightCodec>(
 /// Registration of [`embed`] with every weight format.
 pub const ENTRY: Entry = Entry {
     name: "embed",
-    parameters: &[WEIGHT, choice("threads", "128", "threads per block, a multiple of 32")],
+    parameters: &[
+        WEIGHT,
+        choice(
+            "threads",
+            "32",
+            "threads per block, a multiple of 32; each takes 32 values at a time",
+        ),
+    ],
     build: |settings| Ok((weights::named(settings)?.embed)(settings.number("threads")?)),
     example: |settings, random| {
         let weight = weights::named(settings)?;
@@ -46,7 +54,7 @@ pub const ENTRY: Entry = Entry {
         let cols = weight.block_values * random.size(1, 4);
         let stride = cols + random.size(0, 9);
         Ok(Example {
-            grid: [tokens as u32, 1, 1],
+            grid: [tokens as u32, random.size(1, 3) as u32, 1],
             arguments: vec![
                 weight.sample(random, rows, cols),
                 random.below(tokens, rows as u32),

@@ -15,8 +15,9 @@ use super::session::{Session, room};
 use super::suite::{Group, Suite, Test};
 use super::{stages, start};
 use crate::gguf;
+use crate::kv::KvTypes;
 use crate::model::config::TargetConfig;
-use crate::model::{Design, LoadOptions, ModelError, Row, Target, Want};
+use crate::model::{Chip, Design, LoadOptions, ModelError, Phase, Row, Target, Want};
 use crate::plan::cards::Card;
 use crate::plan::{self, KernelSpec, PlanError, Step};
 use crate::schedule::{EngineError, EngineOptions, TooFewLayers, open_device};
@@ -98,7 +99,7 @@ pub fn run(
     if device.properties().target.vendor != Vendor::Host {
         options.layers.allow(config.shape.layers.len())?;
     }
-    let (groups, kernels) = plan_groups(suite, &file, &config, options, report)?;
+    let (groups, kernels) = plan_groups(suite, &file, &config, (options, Chip::of(device.properties())), report)?;
     let plan = planning.elapsed();
 
     let roofline = roofline::measure(&device)?;
@@ -170,7 +171,7 @@ fn plan_groups(
     suite: &Suite,
     file: &gguf::File,
     config: &TargetConfig,
-    options: &EngineOptions,
+    (options, chip): (&EngineOptions, Chip<'_>),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Vec<Planned>, BTreeSet<KernelSpec>), BenchError> {
     let mut planned = Vec::new();
@@ -180,13 +181,15 @@ fn plan_groups(
         let options = EngineOptions {
             slots: group.slots,
             chunk: group.chunk(),
-            kv_k: group.cache.0,
-            kv_v: group.cache.1,
+            kv: (!options.exact).then(|| KvTypes {
+                full: group.types(),
+                sliding: group.types(),
+            }),
             ..options.clone()
         };
-        let load = room(&options, config, group.context(), group.largest_step());
+        let load = room(&options, config, group.context(), [group.largest_step(), group.rows()]);
         let designed = load.and_then(|load| {
-            let design = Design::read(file, None, load).map_err(|error| EngineError::Model {
+            let design = Design::read(file, None, load, chip).map_err(|error| EngineError::Model {
                 path: file.path().unwrap_or(Path::new("the model")).to_owned(),
                 error,
             })?;
@@ -296,12 +299,15 @@ impl Bench<'_> {
         device.synchronize()?;
         let loaded = begin.elapsed();
         let begin = Instant::now();
-        target.forward(&[Row {
-            token: 0,
-            slot: 0,
-            position: 0,
-            want: Want::Token,
-        }])?;
+        target.forward(
+            &[Row {
+                token: 0,
+                slot: 0,
+                position: 0,
+                want: Want::Token,
+            }],
+            Phase::Decode,
+        )?;
         // the start is that of the first model
         if self.results.start.weight_bytes == 0 {
             let start = &mut self.results.start;

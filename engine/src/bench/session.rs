@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::suite::Test;
 use crate::model::config::TargetConfig;
-use crate::model::{LoadOptions, ModelError, Output, Row, Target, Want};
+use crate::model::{LoadOptions, ModelError, Output, Phase, Row, Target, Want};
 use crate::plan::{PlanError, Step, predict};
 use crate::schedule::{EngineError, EngineOptions, OUTPUTS, load_options};
 
@@ -18,8 +18,11 @@ const SAMPLE: Duration = Duration::from_millis(50);
 /// … but not more often.
 const MOST_STEPS: u32 = 200;
 
-/// How a model is loaded for steps of up to `largest` rows with a token wanted of each, in `options.slots` sequences of
-/// `context` positions.
+/// Rows of a sequence that are still measured as a step of decoding; more are a prompt.
+const LONGEST_RUN: usize = 32;
+
+/// How a model is loaded for steps of up to `largest` rows with a token wanted of each, `run` of them of one sequence, in
+/// `options.slots` sequences of `context` positions.
 ///
 /// # Errors
 /// Options that the model does not allow.
@@ -27,7 +30,7 @@ pub fn room(
     options: &EngineOptions,
     config: &TargetConfig,
     context: usize,
-    largest: usize,
+    [largest, run]: [usize; 2],
 ) -> Result<LoadOptions, EngineError> {
     let options = EngineOptions {
         drafts: 0,
@@ -37,8 +40,18 @@ pub fn room(
     };
     let mut load = load_options(&options, config, false)?;
     load.geometry.max_rows = load.geometry.max_rows.max(largest);
+    load.geometry.run = if run <= LONGEST_RUN { run.max(1) } else { 1 };
     load.outputs = load.outputs.max(largest.min(*OUTPUTS.end()));
     Ok(load)
+}
+
+/// What a step of so many rows of each sequence is measured as.
+pub fn phase(target: &Target, rows: usize) -> Phase {
+    if rows <= target.options().geometry.run {
+        Phase::Decode
+    } else {
+        Phase::Prompt
+    }
 }
 
 /// A model with the state of its caches.
@@ -150,7 +163,7 @@ impl Session {
                     },
                 });
             }
-            self.target.forward(&rows)?;
+            self.target.forward(&rows, Phase::Prompt)?;
         }
         Ok(())
     }
@@ -162,7 +175,7 @@ impl Session {
             let position = (test.depth + test.prompt + step) as u32;
             let row = |(slot, token): (usize, &u32)| row(*token, slot as u32, position);
             let rows: Vec<Row> = newest.iter().enumerate().map(row).collect();
-            newest = tokens(self.target.forward(&rows)?);
+            newest = tokens(self.target.forward(&rows, Phase::Decode)?);
         }
         Ok(())
     }
@@ -172,9 +185,10 @@ impl Session {
         let rows: Vec<Row> = (first..first + test.rows as u32)
             .map(|position| row(self.token(), 0, position))
             .collect();
+        let phase = phase(&self.target, test.rows);
         let start = Instant::now();
         for _ in 0..count {
-            self.target.forward(&rows)?;
+            self.target.forward(&rows, phase)?;
         }
         Ok(start.elapsed())
     }

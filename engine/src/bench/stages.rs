@@ -12,10 +12,11 @@ use tilekiln_runtime::device::Graph;
 
 use super::results::{Spread, StageFigures, StageKind};
 use super::roofline::Stream;
+use super::session::phase;
 use crate::model::{ModelError, Row, Target, Want};
 use crate::plan::cards::Card;
 use crate::plan::predict::{self, Forecast, Group};
-use crate::plan::{Plan, PlanError, Step};
+use crate::plan::{Plan, PlanError, Size, Step};
 
 /// Bytes that are read between two measurements: more than any cache holds.
 const FLUSH_BYTES: usize = 256 << 20;
@@ -78,13 +79,14 @@ fn whole(target: &mut Target, step: Step, repetitions: usize) -> Result<f64, Mod
         }
     }
     // plain, recorded, and then replayed
+    let phase = phase(target, step.rows);
     for _ in 0..2 {
-        target.forward(&rows)?;
+        target.forward(&rows, phase)?;
     }
     let mut samples = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
         let start = Instant::now();
-        target.forward(&rows)?;
+        target.forward(&rows, phase)?;
         samples.push(start.elapsed().as_secs_f64());
     }
     Ok(Spread::of(&samples).median_ts)
@@ -100,7 +102,7 @@ fn graphs(target: &Target, parts: &[(&Plan, Step)], members: &[usize], group: us
         if of_part.contains(&group) {
             let stages = plan.stages.iter().zip(of_part);
             let stages = stages.filter(|(_, member)| **member == group).map(|(stage, _)| stage);
-            graphs.push(target.machine().record(plan, stages, step.total_rows())?);
+            graphs.push(target.machine().record(plan, stages, &Size::from(step))?);
         }
     }
     Ok(graphs)

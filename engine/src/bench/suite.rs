@@ -1,7 +1,7 @@
 //! What to measure.
 
 use crate::bench::results::TestKey;
-use crate::kv::KvType;
+use crate::kv::{CacheTypes, KvType};
 
 /// The tests of a run: every combination of what is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,17 @@ impl Group {
     pub fn largest_step(&self) -> usize {
         let of_test = |test: &Test| test.rows.max(test.sequences);
         self.tests.iter().map(of_test).max().unwrap_or(1)
+    }
+
+    /// Rows of a sequence in the largest step.
+    pub fn rows(&self) -> usize {
+        self.tests.iter().map(|test| test.rows).max().unwrap_or(1)
+    }
+
+    /// The formats of its caches.
+    pub fn types(&self) -> CacheTypes {
+        let (keys, values) = self.cache;
+        CacheTypes { keys, values }
     }
 
     /// Prompt tokens per evaluation at most.

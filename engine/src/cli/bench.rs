@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use numbers::{Numbers, all, numbers, pair};
 use others::Others;
 
-use super::engine_args::cache_type;
+use super::cache_args::cache_type;
 use super::progress::{Reporter, init_logs};
 use super::{Failure, print, print_json};
 use crate::bench::compare::{Comparison, compare};
@@ -54,10 +54,10 @@ pub struct Bench {
     /// Prompt tokens per evaluation [default: 512] [short: -ub]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = numbers)]
     ubatch_size: Vec<Numbers>,
-    /// Types of cached keys: f16, f32, bf16 [default: f16] [short: -ctk]
+    /// Formats of cached keys, as for `run` [default: f16] [short: -ctk]
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     cache_type_k: Vec<String>,
-    /// Types of cached values; each is combined with each type of keys [default: f16] [short: -ctv]
+    /// Formats of cached values; each is combined with each type of keys [default: f16] [short: -ctv]
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     cache_type_v: Vec<String>,
     /// Timed runs of each test

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::cache_args::CacheArgs;
 use crate::sample;
-use crate::schedule::{DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit};
+use crate::schedule::{DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, LayerLimit};
 
 /// Commands whose arguments [`rewrite`] touches.
 const ENGINE_COMMANDS: &[&str] = &["run", "serve", "logits", "bench", "plan"];
@@ -22,6 +23,8 @@ const LONG_FORM: &[(&str, &str)] = &[
     ("-ngld", "--n-gpu-layers-draft"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
+    ("-ctk-swa", "--cache-type-k-swa"),
+    ("-ctv-swa", "--cache-type-v-swa"),
     ("-ctkd", "--cache-type-k-draft"),
     ("-ctvd", "--cache-type-v-draft"),
     ("-fa", "--flash-attn"),
@@ -117,12 +120,8 @@ pub struct EngineArgs {
     /// Layers of the assistant on the GPU; it goes where the model goes [short: -ngld]
     #[arg(long, visible_aliases = ["gpu-layers-draft", "spec-draft-ngl"], value_name = "N", allow_hyphen_values = true)]
     n_gpu_layers_draft: Option<String>,
-    /// Type of cached keys: f16, f32, bf16 [short: -ctk]
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    cache_type_k: String,
-    /// Type of cached values: f16, f32, bf16 [short: -ctv]
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    cache_type_v: String,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Type of the assistant's keys; it reads the model's [short: -ctkd]
     #[arg(long, visible_alias = "spec-draft-type-k", value_name = "TYPE")]
     cache_type_k_draft: Option<String>,
@@ -214,13 +213,13 @@ impl EngineArgs {
     pub fn resolve(&self) -> Result<Resolved, Failure> {
         let mut notes = Vec::new();
         let (device, layers) = self.placement(&mut notes)?;
-        let kv_k = cache_type("-ctk", &self.cache_type_k)?;
-        let kv_v = cache_type("-ctv", &self.cache_type_v)?;
+        let kv = self.cache.types()?;
         let assistant = self.assistant(&mut notes)?;
         let (drafts, draft_min, draft_p_min) = self.drafting(assistant.is_some(), &mut notes)?;
         if assistant.is_some() {
-            draft_cache_note("-ctkd", self.cache_type_k_draft.as_deref(), kv_k, &mut notes);
-            draft_cache_note("-ctvd", self.cache_type_v_draft.as_deref(), kv_v, &mut notes);
+            let used = kv.unwrap_or_default().full;
+            draft_cache_note("-ctkd", self.cache_type_k_draft.as_deref(), used.keys, &mut notes);
+            draft_cache_note("-ctvd", self.cache_type_v_draft.as_deref(), used.values, &mut notes);
         }
         self.flash_attention(&mut notes)?;
         self.harmless(&mut notes);
@@ -249,8 +248,7 @@ impl EngineArgs {
             exact: self.exact,
             device,
             layers,
-            kv_k,
-            kv_v,
+            kv,
             chat_template: self.template()?,
             warmup: !self.no_warmup,
         };
@@ -591,16 +589,7 @@ pub(super) fn layer_limit(flag: &str, given: &str) -> Result<LayerLimit, Failure
     }
 }
 
-/// A type of cached keys or values.
-pub(super) fn cache_type(flag: &str, given: &str) -> Result<KvType, Failure> {
-    given.parse().map_err(|_| {
-        usage(format!(
-            "{flag} {given}: the cache holds f16, f32 or bf16 and no other type yet; use {flag} f16 (more memory than a quantised type, less error)"
-        ))
-    })
-}
-
-fn draft_cache_note(flag: &str, given: Option<&str>, used: KvType, notes: &mut Vec<String>) {
+fn draft_cache_note(flag: &str, given: Option<&str>, used: crate::kv::KvType, notes: &mut Vec<String>) {
     if let Some(given) = given
         && given.parse() != Ok(used)
     {
@@ -615,6 +604,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::kv::{CacheTypes, KvType};
 
     #[derive(Parser)]
     struct Line {
@@ -809,13 +799,20 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let resolved = resolved("-b 128 -ub 256 -c 0 -np 3 --device HOST -ctk bf16 -ctv f32 -t -1 --exact --no-warmup")
-            .expect("all of it exists");
+        let resolved =
+            resolved("-b 128 -ub 256 -c 0 -np 3 --device HOST -ctk bf16 -ctv q8_0 -t -1 --exact --no-warmup")
+                .expect("all of it exists");
         let options = resolved.options;
         assert_eq!((options.chunk, options.context, options.slots), (128, None, 3));
         assert_eq!(
-            (options.kv_k, options.kv_v, options.device),
-            (KvType::Bf16, KvType::F32, DeviceChoice::Host)
+            (options.kv.map(|kv| kv.full), options.device),
+            (
+                Some(CacheTypes {
+                    keys: KvType::BF16,
+                    values: KvType::Q8_0
+                }),
+                DeviceChoice::Host
+            )
         );
         assert!(options.exact && !options.warmup);
         assert_eq!(resolved.threads, None);

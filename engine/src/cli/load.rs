@@ -19,7 +19,7 @@ pub fn load(options: &EngineOptions, report: &(dyn Fn(Progress) + Sync)) -> Resu
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Layers(_) | EngineError::MixedCache { .. } | EngineError::SmallContext { .. } => {
+            EngineError::Layers(_) | EngineError::Cache(_) | EngineError::SmallContext { .. } => {
                 Self::Usage(error.to_string())
             }
             error => Self::Failed(error.to_string()),
@@ -37,6 +37,7 @@ impl From<Engine> for Application {
             model: engine.name,
             path: engine.path.display().to_string(),
             description: engine.description,
+            policy: engine.policy,
             trained_context: engine.trained_context,
             parameters: engine.parameters,
             bytes: engine.bytes,

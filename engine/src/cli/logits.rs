@@ -13,7 +13,7 @@ use super::{Failure, print, print_json};
 use crate::gguf;
 use crate::model::config::LayerKind;
 use crate::model::target::Trace;
-use crate::model::{Row, Target, Want};
+use crate::model::{Phase, Row, Target, Want};
 use crate::schedule::{EngineOptions, load_target, open_device};
 
 /// Write the logits of every position of a prompt
@@ -169,7 +169,7 @@ impl Logits {
                 add_trace(target, trace, rows.len(), tensors)?;
                 outputs
             } else {
-                target.forward(&rows).map_err(failed)?
+                target.forward(&rows, Phase::Prompt).map_err(failed)?
             };
             logits.extend(outputs.into_iter().filter_map(|output| output.logits).flatten());
             reporter.prompt(first + part.len(), self.tokens.len());
@@ -189,7 +189,7 @@ impl Logits {
         for step in 0..self.greedy {
             tokens.push(next);
             let outputs = target
-                .forward(&[row(next, (self.tokens.len() + step) as u32)])
+                .forward(&[row(next, (self.tokens.len() + step) as u32)], Phase::Decode)
                 .map_err(failed)?;
             for output in outputs {
                 next = output.token;
@@ -237,12 +237,12 @@ fn largest(values: &[f32]) -> u32 {
 
 /// Adds what a step computed on its way.
 fn add_trace(
-    target: &Target,
+    target: &mut Target,
     trace: Trace,
     rows: usize,
     tensors: &mut BTreeMap<String, Written>,
 ) -> Result<(), Failure> {
-    let config = target.config();
+    let config = target.config().clone();
     let (layers, hidden) = (config.shape.layers.len(), config.shape.hidden);
     let mut add = |name: &str, shape: &[usize], values: &[f32]| {
         tensors.insert(name.to_owned(), Written::f32(shape, values));

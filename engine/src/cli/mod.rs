@@ -1,6 +1,7 @@
 //! The command line. Results go to stdout, progress and statistics to stderr; exit codes are 0 done, 1 failed, 2 usage.
 
 mod bench;
+mod cache_args;
 mod check;
 mod doctor;
 mod emit;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use tilekiln_runtime::device::Device;
 
-use super::engine_args::cache_type;
+use super::cache_args::CacheArgs;
 use super::progress::{Reporter, init_logs};
 use super::{Failure, print, print_json, target};
 use crate::bench::report::{StepFacts, StepReport};
@@ -14,7 +14,7 @@ use crate::bench::stages::{self, Stages};
 use crate::bench::{roofline, room};
 use crate::gguf;
 use crate::model::config::TargetConfig;
-use crate::model::{Design, LoadOptions, ModelError, Target};
+use crate::model::{Chip, Design, LoadOptions, ModelError, Target};
 use crate::plan::Step;
 use crate::plan::cards::Card;
 use crate::schedule::{DeviceChoice, EngineError, EngineOptions, open_device};
@@ -48,12 +48,8 @@ pub struct Plan {
     /// The rows are of prompts, and nothing is wanted of them but keys and values
     #[arg(long)]
     prompt: bool,
-    /// Type of cached keys: f16, f32, bf16 [short: -ctk]
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    cache_type_k: String,
-    /// Type of cached values: f16, f32, bf16 [short: -ctv]
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    cache_type_v: String,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// f32 activations and dequantised weights
     #[arg(long)]
     exact: bool,
@@ -111,14 +107,14 @@ impl Plan {
         } else {
             self.predicted(&path, &file, options, step, outputs)?
         };
-        let cache = |name: &str| if self.exact { "f32".to_owned() } else { name.to_owned() };
+        let cache = options.kv.full;
         let facts = StepFacts {
             sequences: step.sequences,
             rows: step.rows,
             depth: step.depth,
             outputs,
-            type_k: cache(&self.cache_type_k),
-            type_v: cache(&self.cache_type_v),
+            type_k: cache.keys.to_string(),
+            type_v: cache.values.to_string(),
             exact: self.exact,
         };
         let report = StepReport::new(config.name, facts, card, stages, self.all);
@@ -155,11 +151,15 @@ impl Plan {
         let options = EngineOptions {
             slots: step.sequences,
             exact: self.exact,
-            kv_k: cache_type("-ctk", &self.cache_type_k)?,
-            kv_v: cache_type("-ctv", &self.cache_type_v)?,
+            kv: self.cache.types()?,
             ..EngineOptions::default()
         };
-        Ok(room(&options, config, step.depth + step.rows, step.total_rows())?)
+        Ok(room(
+            &options,
+            config,
+            step.depth + step.rows,
+            [step.total_rows(), step.rows],
+        )?)
     }
 
     /// The card that is asked for, by its name or by its target.
@@ -202,9 +202,13 @@ impl Plan {
         outputs: usize,
     ) -> Result<(Card, Stages), Failure> {
         let card = self.card()?;
-        let design = Design::read(file, None, options).map_err(|error| at(path, error))?;
-        // what the target cannot have is said here, not when a model is loaded
         let target = target(card.target)?;
+        let chip = Chip {
+            target,
+            units: card.units,
+        };
+        let design = Design::read(file, None, options, chip).map_err(|error| at(path, error))?;
+        // what the target cannot have is said here, not when a model is loaded
         for kernel in design.kernels() {
             kernel.record(target).map_err(failed)?;
         }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::engine_args::{EngineArgs, SamplingArgs};
 use super::progress::{self, Reporter};
 use super::{Failure, load, print_json};
+use crate::model::LayerPolicy;
 use crate::sample;
 use crate::schedule::{Event, Finish, Refusal, Request, Statistics};
 use crate::server::Application;
@@ -251,6 +252,19 @@ pub struct Generated {
     pub finish: &'static str,
     /// What it took.
     pub statistics: Figures,
+}
+
+/// What `--json` prints: what was generated, and by what.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    generated: &'a Generated,
+    /// The model's name.
+    model: &'a str,
+    /// What runs where.
+    description: &'a str,
+    /// What was chosen for the attention of each layer.
+    layers: &'a [LayerPolicy],
 }
 
 /// Statistics with the figures that follow from them.
@@ -536,7 +550,12 @@ impl Session {
     fn once_from(&self, prompt: &[u32], reads_markup: bool) -> Result<(), Failure> {
         let generated = self.answer(prompt, reads_markup)?;
         if self.text.json {
-            print_json(&generated)?;
+            print_json(&Report {
+                generated: &generated,
+                model: &self.generator.application.model,
+                description: &self.generator.application.description,
+                layers: &self.generator.application.policy,
+            })?;
         }
         if !self.quiet {
             eprint!("\n{}", generated.statistics.lines());

@@ -1,5 +1,6 @@
 //! `tilekiln serve`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -49,6 +50,9 @@ struct HttpArgs {
     /// Seconds that answers have to end at shutdown
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     grace: u64,
+    /// Folder for what slots hold: POST /slots/ID?action=save with {"filename": NAME} writes there [default: none]
+    #[arg(long, value_name = "DIR")]
+    slot_save_path: Option<PathBuf>,
     /// Accepted: /metrics is always there
     #[arg(long)]
     metrics: bool,
@@ -80,11 +84,20 @@ impl Serve {
             }
             resolved.options.queue = queue;
         }
+        if let Some(folder) = &http.slot_save_path
+            && !folder.is_dir()
+        {
+            return Err(Failure::Usage(format!(
+                "--slot-save-path {}: there is no such folder; create it first",
+                folder.display()
+            )));
+        }
         let settings = Settings {
             api_keys: http.api_key,
             cors: http.cors,
             body_limit: http.max_body_size,
             grace: Duration::from_secs(http.grace),
+            slot_folder: http.slot_save_path,
             ..Settings::default()
         };
         resolved.announce();

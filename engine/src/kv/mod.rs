@@ -1,40 +1,16 @@
 //! Where keys and values of past positions live.
 //!
-//! Each layer that owns keys and values has two buffers of shape [slot, KV head, capacity, head dim]. Position p of a
-//! slot lies at p modulo the capacity. Full layers have room for the whole context. Sliding layers keep a ring: the
-//! window, plus room for the tokens of one step, so that writing a step (or taking a rejected draft back) never
-//! overwrites what is still visible.
+//! Each layer that owns keys and values has two buffers of pages, [page, KV head, bytes of 64 positions]; a table per kind
+//! of layer says which pages a slot has. Position p of a slot lies at p modulo the capacity. Full layers have room for the
+//! whole context. Sliding layers keep a ring: the window, plus room for the tokens of one step, so that writing a step (or
+//! taking a rejected draft back) never overwrites what is still visible.
 
-/// Type of cached keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvType {
-    /// 32-bit floats, for comparisons with references.
-    F32,
-    /// Half precision.
-    #[default]
-    F16,
-    /// bfloat16.
-    Bf16,
-}
+pub mod saved;
+mod types;
 
-impl KvType {
-    /// As the command line and the kernels spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
+use tilekiln_kernels::attention::pages::PAGE;
 
-    /// Bytes of one value.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
+pub use types::{CacheTypes, KvPreset, KvType, KvTypes, UnknownKvType, UnsupportedPair};
 
 /// How much the caches hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +21,20 @@ pub struct Geometry {
     pub context: usize,
     /// Rows of the largest step.
     pub max_rows: usize,
+    /// Rows of a sequence in the largest step of decoding: a token and its drafts.
+    pub run: usize,
 }
 
 impl Geometry {
-    /// Positions that a layer's buffers hold per slot: the context, or the ring of a sliding window.
+    /// Positions that a layer's buffers hold per slot, in whole pages: the context, or the ring of a sliding window.
     pub fn capacity(&self, window: Option<usize>) -> usize {
-        match window {
-            Some(window) => (window + self.max_rows).next_multiple_of(32).min(self.context),
-            None => self.context,
-        }
+        let ring = window.map_or(self.context, |window| self.context.min(window + self.max_rows));
+        ring.next_multiple_of(PAGE)
+    }
+
+    /// Pages per slot of such a layer.
+    pub fn slot_pages(&self, window: Option<usize>) -> usize {
+        self.capacity(window) / PAGE
     }
 }
 
@@ -80,6 +61,16 @@ impl Sequence {
     /// The tokens at the valid positions.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// One more than the highest position ever written.
+    pub fn high(&self) -> usize {
+        self.high
+    }
+
+    /// A sequence whose keys and values were put back.
+    pub fn restored(tokens: Vec<u32>, high: usize) -> Self {
+        Self { tokens, high }
     }
 
     /// A step wrote these tokens behind the valid ones; they are valid now.
@@ -122,17 +113,16 @@ mod tests {
             slots: 1,
             context: 1000,
             max_rows: 20,
+            run: 1,
         };
-        assert_eq!(geometry.capacity(Some(8)), 32);
-        assert_eq!(geometry.capacity(None), 1000);
-        assert_eq!(
-            Geometry {
-                context: 24,
-                ..geometry
-            }
-            .capacity(Some(8)),
-            24
-        );
+        assert_eq!(geometry.capacity(Some(8)), 64);
+        assert_eq!(geometry.capacity(Some(100)), 128);
+        assert_eq!((geometry.capacity(None), geometry.slot_pages(None)), (1024, 16));
+        let small = Geometry {
+            context: 24,
+            ..geometry
+        };
+        assert_eq!(small.capacity(Some(100)), 64);
     }
 
     /// (valid tokens, highest position written, prompt, kept) with a window of 4 in a ring of 8.

@@ -7,11 +7,14 @@
 use super::ModelError;
 use super::choice::ChunkBests;
 use super::config::{AssistantConfig, LayerKind};
-use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
-use super::target::{Shared, Target, for_each_tile, tile_for};
-use super::weights::{Contents, LayerWeights, Loader, Weight};
+use super::planner::{
+    Attention, CacheBuffers, Forms, LayerContext, Next, Norm, Planner, RowInputs, Rows, Run, Scratch, Sharing, Steps,
+    Widths,
+};
+use super::target::{Shared, Target};
+use super::weights::{Contents, LayerExtent, LayerWeights, Loader, Weight};
 use crate::gguf;
-use crate::plan::{BufferId, BufferTable, Plan, PlanError};
+use crate::plan::{BufferId, BufferTable, Plan, PlanError, Size};
 
 /// A sequence to draft for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,7 @@ pub enum Head {
 pub struct Assistant {
     config: AssistantConfig,
     inputs: RowInputs,
+    attention: Attention,
     /// Embedding of the token, then the hidden vector.
     joined: BufferId,
     next: BufferId,
@@ -117,35 +121,47 @@ impl Assistant {
         table: &mut BufferTable,
     ) -> Result<(Self, Contents), ModelError> {
         let caches = check(&config, target)?;
-        let mut loader = Loader::new(file, config.names);
+        let mut loader = Loader::new(file, config.names, target.options.layout(target.chip.target));
         let vocabulary = loader.rows("token_embd.weight")?;
         if vocabulary != target.vocabulary {
             return Err(mismatch("vocabulary", vocabulary, target.vocabulary));
         }
         let shape = &config.shape;
         let width = config.backbone;
-        let mut widest = (2 * width).max(shape.hidden);
-        for layer in &shape.layers {
-            widest = widest.max(layer.ffn).max(shape.heads * layer.head_dim);
-        }
         let frequencies = loader.frequencies(table, shape)?;
         let mut layers = Vec::new();
         for (index, layer) in shape.layers.iter().enumerate() {
-            layers.push(loader.layer(table, shape, index, (false, 0, frequencies.of(layer.kind)))?);
+            let extent = LayerExtent {
+                owns_keys: false,
+                ple: 0,
+                joins: false,
+            };
+            layers.push(loader.layer(table, shape, index, extent, frequencies.of(layer.kind))?);
         }
         let identity: Vec<u32> = (0..table.max_rows as u32).collect();
+        let slots = target.options.geometry.slots;
+        let centroid_head = CentroidHead::take(&config, vocabulary, slots, &mut loader, table)?;
+        let [pre, post, head] = [
+            ("nextn.pre_projection.weight", shape.hidden, 2 * width),
+            ("nextn.post_projection.weight", width, shape.hidden),
+            ("token_embd.weight", vocabulary, shape.hidden),
+        ]
+        .map(|(name, rows, cols)| loader.matrix(table, name, rows, cols));
+        let precision = target.options.precision;
+        let widths = Widths::of(shape, 2 * width, precision, loader.widest_halves());
         let network = Network {
-            pre: loader.matrix(table, "nextn.pre_projection.weight", shape.hidden, 2 * width)?,
-            post: loader.matrix(table, "nextn.post_projection.weight", width, shape.hidden)?,
-            head: loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?,
+            pre: pre?,
+            post: post?,
+            head: head?,
             output_norm: loader.vector(table, "output_norm.weight", shape.hidden)?,
             layers,
-            scratch: Scratch::add(table, "draft", shape, widest),
+            scratch: Scratch::add(table, "draft", shape, widths),
             identity: loader.made(table, "identity", bytemuck::cast_slice(&identity)),
         };
-        let centroid_head = CentroidHead::take(&config, vocabulary, target.options.geometry.slots, &mut loader, table)?;
-        let slots = target.options.geometry.slots;
+        let steps = Steps::of_assistant(&target.options.geometry);
+        let how = (target.options.kv, precision);
         let mut assistant = Self {
+            attention: Attention::add(table, "draft", target.chip.target, &config.shape, how, steps)?,
             inputs: RowInputs::add(table, "draft"),
             joined: table.scratch("draft.joined", 2 * width),
             next: table.scratch("draft.next", width),
@@ -173,64 +189,95 @@ impl Assistant {
                 &network.scratch,
                 &self.inputs,
                 target.options.precision,
-                target.options.kv,
-                tile,
+                (&self.attention, Sharing::Decode(0)),
+                (target.chip, tile),
             )
         };
         let behind = [self.width, 2 * self.width, self.width];
-        let start = for_each_tile(|tile| {
+        let start = target.tiles.plans(|tile| {
             let mut planner = planner("draft start", tile);
             planner.copy_rows("carry", target.carry, self.inputs.slots, self.joined, behind);
             planner.finish()
         });
         let step = |what: &str, tile: u32, head: Head| {
             let mut planner = planner(what, tile);
-            self.step(network, caches, target, &mut planner);
-            self.choose(network, head, &mut planner);
+            let x = self.step(network, caches, (target, head), &mut planner);
+            self.choose(network, head, x, &mut planner);
             planner.copy_rows("chain", self.next, network.identity, self.joined, behind);
             planner.finish()
         };
-        let dense = for_each_tile(|tile| step("draft", tile, Head::Dense));
+        let dense = target.tiles.plans(|tile| step("draft", tile, Head::Dense));
         let ordered = match self.centroid_head {
-            Some(_) => for_each_tile(|tile| step("draft from centroids", tile, Head::Centroids)),
+            Some(_) => target
+                .tiles
+                .plans(|tile| step("draft from centroids", tile, Head::Centroids)),
             None => Vec::new(),
         };
         (self.start, self.dense, self.ordered) = (start, dense, ordered);
     }
 
-    /// From token and hidden vector to the final norm and the next hidden vector.
-    fn step(&self, network: &Network, caches: &[CacheBuffers], target: &Shared<'_>, planner: &mut Planner<'_>) {
+    /// From token and hidden vector to the final norm.
+    fn step(
+        &self,
+        network: &Network,
+        caches: &[CacheBuffers],
+        (target, head): (&Shared<'_>, Head),
+        planner: &mut Planner<'_>,
+    ) -> Rows {
         let scratch = &network.scratch;
         let scale = (self.width as f64).sqrt() as f32;
         let tokens = self.inputs.tokens;
         planner.embed("embed", target.embedding, tokens, self.joined, 2 * self.width, scale);
-        planner.products(
-            "nextn",
-            self.joined,
-            &[("pre_projection", &network.pre, scratch.residual)],
-        );
-        for ((layer, weights), cache) in self.config.shape.layers.iter().zip(&network.layers).zip(caches) {
-            planner.attention(layer, weights, *cache);
-            planner.feed_forward(layer, weights, weights.scale);
+        let pre = [("pre_projection", &network.pre, scratch.residual)];
+        planner.products("nextn", Rows::floats(self.joined), &pre);
+        let labels: Vec<String> = network
+            .layers
+            .iter()
+            .map(|layer| format!("{}.attn_norm", layer.name))
+            .collect();
+        let mut forms = Forms::of([&network.post, self.scores_matrix(network, head)]);
+        // scores of candidates are products with f32
+        forms.floats |= head == Head::Centroids;
+        let output_norm = Norm {
+            label: "output_norm",
+            w: network.output_norm,
+            to: scratch.normed,
+            forms,
+        };
+        let mut x = Rows::floats(scratch.residual);
+        for (index, (layer, weights)) in self.config.shape.layers.iter().zip(&network.layers).enumerate() {
+            if index == 0 {
+                x = planner.norm(planner.norm_before(weights, &labels[0]));
+            }
+            let next = match network.layers.get(index + 1) {
+                Some(next) => planner.norm_before(next, &labels[index + 1]),
+                None => output_norm,
+            };
+            let context = LayerContext {
+                cache: caches[index],
+                embeddings: None,
+            };
+            x = planner.layer(layer, weights, context, x, Next::Norm(next));
         }
-        let hidden = self.config.shape.hidden;
-        planner.norm(
-            "output_norm",
-            scratch.residual,
-            network.output_norm,
-            scratch.normed,
-            hidden,
-        );
+        x
+    }
+
+    /// What a head multiplies the final hidden vector with.
+    fn scores_matrix<'n>(&'n self, network: &'n Network, head: Head) -> &'n Weight {
+        match (&self.centroid_head, head) {
+            (Some(centroids), Head::Centroids) => &centroids.centroids,
+            _ => &network.head,
+        }
     }
 
     /// Scores, the best token, and its probability.
-    fn choose(&self, network: &Network, head: Head, planner: &mut Planner<'_>) {
+    fn choose(&self, network: &Network, head: Head, x: Rows, planner: &mut Planner<'_>) {
         let normed = network.scratch.normed;
         let post = ("post_projection", &network.post, self.next);
         match (&self.centroid_head, head) {
             (Some(centroids), Head::Centroids) => {
                 let scores = ("centroids", &centroids.centroids, centroids.scores);
-                planner.products("nextn", normed, &[post, scores]);
+                planner.products("nextn", x, &[post, scores]);
                 let count = centroids.centroids.rows;
                 let top = [centroids.scores, centroids.top_scores, centroids.top_centroids];
                 planner.top_k(top, count, centroids.top);
@@ -249,7 +296,7 @@ impl Assistant {
             }
             _ => {
                 let scores = ("output", &network.head, self.scores);
-                planner.products("nextn", normed, &[post, scores]);
+                planner.products("nextn", x, &[post, scores]);
                 planner.best_token(self.scores, self.bests, self.inputs.tokens, self.vocabulary);
                 planner.confidence(self.scores, self.inputs.tokens, self.probability, self.vocabulary);
             }
@@ -453,8 +500,19 @@ impl Target {
         self.machine.write(inputs.positions, &column(|start| start.position))?;
         // the token's own key is not there yet
         self.machine.write(inputs.visible, &column(|start| start.position))?;
-        let tile = tile_for(rows);
-        self.machine.run(&assistant.start[tile], rows)?;
+        let tile = self.tiles.index(rows);
+        let runs = Run::of(starts.iter().map(|start| (start.slot, start.position)));
+        let size = Size {
+            rows,
+            runs: runs.iter().map(|run| run.rows).collect(),
+            end: starts.iter().map(|start| start.position as usize).max().unwrap_or(0),
+        };
+        let plans = match head {
+            Head::Centroids if !assistant.ordered.is_empty() => &assistant.ordered,
+            _ => &assistant.dense,
+        };
+        assistant.attention.write_groups(&self.machine, &plans[tile], &runs)?;
+        self.machine.run(&[(&assistant.start[tile], &size)])?;
         let (probability, vocabulary) = (assistant.probability, assistant.vocabulary);
         for _ in 0..steps {
             let Some(assistant) = &self.assistant else { break };
@@ -462,7 +520,7 @@ impl Target {
                 Head::Centroids if !assistant.ordered.is_empty() => &assistant.ordered,
                 _ => &assistant.dense,
             };
-            self.machine.run(&plans[tile], rows)?;
+            self.machine.run(&[(&plans[tile], &size)])?;
             observe(self);
             let tokens: Vec<u32> = self.machine.read(inputs.tokens, 0, rows)?;
             let probabilities: Vec<f32> = self.machine.read(probability, 0, rows)?;

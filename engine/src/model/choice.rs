@@ -11,6 +11,7 @@ use tilekiln_kernels::sample::candidates::PLAN;
 use tilekiln_kernels::sample::histogram::BINS;
 use tilekiln_kernels::sample::settings::{SlotSettings, WORDS};
 
+use super::target::{Row, Want};
 use crate::plan::{BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError};
 use crate::sample::Sampler;
 
@@ -358,6 +359,24 @@ impl Choice {
             self.choosers = slots;
         }
         Ok(choosing)
+    }
+
+    /// Tells a step of which rows tokens are wanted, and who chooses them. Says which launches that takes.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn write_outputs(
+        &mut self,
+        machine: &Machine,
+        output_rows: BufferId,
+        wanted: &[(u32, &Row)],
+    ) -> Result<Choosing, PlanError> {
+        let indices: Vec<u32> = wanted.iter().map(|(index, _)| *index).collect();
+        machine.write(output_rows, &indices)?;
+        let choosers = wanted
+            .iter()
+            .map(|(_, row)| (row.want == Want::Choice).then_some(row.slot));
+        self.write_choosers(machine, choosers)
     }
 
     /// What was chosen for the first rows: tokens, or the codes of [`tilekiln_kernels::sample`].

@@ -1,5 +1,6 @@
 //! Why a file is not a model that can be run.
 
+use super::repack::RepackError;
 use crate::gguf;
 use crate::plan::PlanError;
 
@@ -9,6 +10,12 @@ pub enum ModelError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] gguf::Error),
+    /// A slot that cannot be saved or restored.
+    #[error(transparent)]
+    Slot(#[from] crate::kv::saved::SaveError),
+    /// Formats of the cache that no kernel takes together.
+    #[error(transparent)]
+    Cache(#[from] crate::kv::UnsupportedPair),
     /// Another kind of model.
     #[error("architecture `{found}` is not supported here; {wanted}")]
     Architecture {
@@ -88,6 +95,14 @@ pub enum ModelError {
     TooLarge {
         /// Its name.
         name: String,
+    },
+    /// A matrix could not be brought into the order of matrix instructions.
+    #[error("tensor `{name}` cannot be packed: {error}; the file is damaged")]
+    Repacking {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: RepackError,
     },
     /// Kernels count the values of a cache with 32 bits.
     #[error(

@@ -16,4 +16,5 @@ pub mod target;
 mod weights;
 
 pub use error::ModelError;
-pub use target::{Design, LoadOptions, Output, Precision, Row, Target, Want};
+pub use planner::{Chip, Phase};
+pub use target::{Design, LayerPolicy, LoadOptions, Output, Precision, Row, Target, Want};

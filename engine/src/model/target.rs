@@ -1,10 +1,12 @@
 //! A Gemma 4 model on a device: steps over rows of several sequences.
 
 mod design;
+mod slots;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use tilekiln_dsl::target::{self as dsl, FragmentLayout};
 use tilekiln_kernels::sample::NOTHING_LEFT;
 use tilekiln_runtime::device::Device;
 
@@ -12,19 +14,19 @@ use super::ModelError;
 use super::assistant::Assistant;
 use super::choice::{Choice, ChoiceInputs, Choosing};
 use super::config::{LayerKind, TargetConfig};
-use super::planner::{CacheBuffers, Planner, RowInputs, Scratch};
-use super::weights::{Contents, LayerWeights, Loader, Weight};
+use super::planner::{
+    Attention, CacheBuffers, Chip, Forms, LayerContext, Method, Next, Norm, Phase, Planner, RowInputs, RowTiles, Rows,
+    Run, Scratch, Sharing, Widths,
+};
+use super::weights::{Contents, LayerExtent, LayerWeights, Loader, Weight};
 use crate::gguf;
-use crate::kv::{Geometry, KvType};
+use crate::kv::{Geometry, KvType, KvTypes};
 use crate::plan::{
-    BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress,
+    BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress, Size,
 };
 use crate::sample::{NoChoice, Sampler};
 
-pub use design::Design;
-
-/// Rows that may share one read of a weight matrix; steps take the smallest tile that is not below their rows.
-const TILES: [usize; 4] = [1, 2, 4, 8];
+pub use design::{Design, LayerPolicy};
 
 /// How numbers are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +42,22 @@ pub enum Precision {
 pub struct LoadOptions {
     /// Exact or fast.
     pub precision: Precision,
-    /// Type of cached keys and values.
-    pub kv: KvType,
+    /// Formats of cached keys and values.
+    pub kv: KvTypes,
     /// Sequences, positions of each, rows of a step.
     pub geometry: Geometry,
     /// Rows of a step whose logits are computed together.
     pub outputs: usize,
+}
+
+impl LoadOptions {
+    /// The order in which matrices are packed, if they are.
+    pub(super) fn layout(&self, target: &dsl::Target) -> Option<FragmentLayout> {
+        match self.precision {
+            Precision::Exact => None,
+            Precision::Fast => Some(target.fragments),
+        }
+    }
 }
 
 /// One token of a step.
@@ -100,6 +112,8 @@ pub struct Trace {
 
 /// The target's part of a step's buffers that the assistant uses, too.
 pub(super) struct Shared<'a> {
+    pub chip: Chip<'a>,
+    pub tiles: &'a RowTiles,
     pub config: &'a TargetConfig,
     pub embedding: &'a Weight,
     pub caches: &'a [Option<CacheBuffers>],
@@ -110,9 +124,11 @@ pub(super) struct Shared<'a> {
 
 /// The plans of a step, one per tile.
 struct Plans {
-    /// Everything up to the final norm.
+    /// Everything up to the final norm, for steps that decode: by rows of a sequence ([`Attention::decode_plan`]).
+    decode: Vec<Vec<Plan>>,
+    /// The same for prompts.
     full: Vec<Plan>,
-    /// Up to the last layer that owns keys and values: for rows of which nothing is wanted.
+    /// Up to the last layer that owns keys and values: for prompts of which nothing is wanted.
     prompt: Vec<Plan>,
     /// From hidden vectors to logits and tokens, by [`Choosing::index`].
     head: [Vec<Plan>; Choosing::ALL.len()],
@@ -138,9 +154,13 @@ pub struct Target {
     config: TargetConfig,
     options: LoadOptions,
     vocabulary: usize,
+    /// Tells models apart.
+    fingerprint: String,
     pub(super) machine: Machine,
     buffers: Buffers,
     caches: Vec<Option<CacheBuffers>>,
+    attention: Attention,
+    pub(super) tiles: RowTiles,
     plans: Plans,
     choice: Choice,
     pub(super) assistant: Option<Assistant>,
@@ -158,16 +178,19 @@ impl Target {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let design = Design::read(file, assistant, options)?;
+        let design = Design::read(file, assistant, options, Chip::of(device.properties()))?;
         let (drafter, drafter_contents) = design.assistant.unzip();
         let contents = design.contents;
         let mut target = Self {
             vocabulary: design.vocabulary,
+            fingerprint: slots::fingerprint(file)?,
             config: design.config,
             options: design.options,
             machine: Machine::new(device, design.table)?,
             buffers: design.buffers,
             caches: design.caches,
+            attention: design.attention,
+            tiles: design.tiles,
             plans: design.plans,
             choice: design.choice,
             assistant: drafter,
@@ -223,39 +246,58 @@ impl Target {
         (window, self.options.geometry.capacity(Some(window)))
     }
 
-    /// Evaluates a step. Returns what was wanted, in the order of the rows that wanted something.
+    /// Evaluates a step. Returns what was wanted, in the order of the rows that wanted something. Rows of a sequence follow
+    /// each other.
     ///
     /// # Errors
     /// Too many rows, those of the device, and logits that are no numbers.
-    pub fn forward(&mut self, rows: &[Row]) -> Result<Vec<Output>, ModelError> {
-        self.write_rows(rows)?;
-        let plans = if rows.iter().all(|row| row.want == Want::Nothing) {
-            &self.plans.prompt
-        } else {
-            &self.plans.full
+    pub fn forward(&mut self, rows: &[Row], phase: Phase) -> Result<Vec<Output>, ModelError> {
+        let runs = self.write_rows(rows, phase)?;
+        let tile = self.tiles.index(rows.len());
+        let plan = match phase {
+            Phase::Decode => {
+                let longest = runs.iter().map(|run| run.rows).max().unwrap_or(1);
+                &self.plans.decode[self.attention.decode_plan(longest)][tile]
+            }
+            Phase::Prompt if rows.iter().all(|row| row.want == Want::Nothing) => &self.plans.prompt[tile],
+            Phase::Prompt => &self.plans.full[tile],
         };
-        self.machine.run(&plans[tile_for(rows.len())], rows.len())?;
-        self.outputs(rows)
+        self.attention.write_groups(&self.machine, plan, &runs)?;
+        let size = size(rows, &runs);
+        let wanted = wanted(rows);
+        match wanted.chunks(self.options.outputs).next() {
+            None => self.machine.run(&[(plan, &size)])?,
+            // the usual case is one graph for everything
+            Some(group) => {
+                let head = self
+                    .choice
+                    .write_outputs(&self.machine, self.buffers.output_rows, group)?;
+                let head = &self.plans.head[head.index()][self.tiles.index(group.len())];
+                let of_head = Size::of_rows(group.len());
+                self.machine.run(&[(plan, &size), (head, &of_head)])?;
+            }
+        }
+        self.outputs(&wanted, true)
     }
 
-    /// Evaluates a step and keeps what is computed on the way.
+    /// Evaluates a step of prompts and keeps what is computed on the way.
     ///
     /// # Errors
     /// Those of [`Self::forward`].
     pub fn trace(&mut self, rows: &[Row]) -> Result<(Vec<Output>, Trace), ModelError> {
-        self.write_rows(rows)?;
+        let runs = self.write_rows(rows, Phase::Prompt)?;
         let mut trace = Trace::default();
         let Buffers {
             scratch, ple, hidden, ..
         } = self.buffers;
         let width = rows.len() * self.config.shape.hidden;
         let ple_width = rows.len() * self.config.shape.layers.len() * self.config.ple;
-        let plan = &self.plans.full[tile_for(rows.len())];
-        self.machine.run_observed(plan, rows.len(), |machine, stage| {
+        let plan = &self.plans.full[self.tiles.index(rows.len())];
+        self.attention.write_groups(&self.machine, plan, &runs)?;
+        self.machine.run_observed(plan, &size(rows, &runs), |machine, stage| {
             match (stage.label.as_str(), ple) {
                 ("embed", _) => trace.embed = machine.read(scratch.residual, 0, width)?,
                 ("ple", Some(ple)) => trace.ple = machine.read(ple, 0, ple_width)?,
-                ("output_norm", _) => trace.hidden = machine.read(hidden, 0, width)?,
                 (label, _) if label.ends_with(".out") => {
                     trace.layers.push(machine.read(scratch.residual, 0, width)?);
                 }
@@ -263,37 +305,46 @@ impl Target {
             }
             Ok(())
         })?;
-        Ok((self.outputs(rows)?, trace))
+        trace.hidden = self.machine.read(hidden, 0, width)?;
+        Ok((self.outputs(&wanted(rows), false)?, trace))
     }
 
-    fn write_rows(&self, rows: &[Row]) -> Result<(), PlanError> {
-        let limit = self.options.geometry.max_rows;
-        if rows.is_empty() || rows.len() > limit {
-            return Err(PlanError::TooManyRows {
-                rows: rows.len(),
-                limit,
-            });
+    fn write_rows(&self, rows: &[Row], phase: Phase) -> Result<Vec<Run>, PlanError> {
+        let too_many = |rows, limit| Err(PlanError::TooManyRows { rows, limit });
+        let Geometry {
+            slots, max_rows, run, ..
+        } = self.options.geometry;
+        if rows.is_empty() || rows.len() > max_rows {
+            return too_many(rows.len(), max_rows);
+        }
+        let runs = Run::of(rows.iter().map(|row| (row.slot, row.position)));
+        if runs.len() > slots {
+            return too_many(runs.len(), slots);
+        }
+        let longest = runs.iter().map(|run| run.rows).max().unwrap_or(0);
+        if phase == Phase::Decode && longest > run {
+            return too_many(longest, run);
         }
         let column = |value: fn(&Row) -> u32| rows.iter().map(value).collect::<Vec<u32>>();
         let inputs = &self.buffers.inputs;
         self.machine.write(inputs.tokens, &column(|row| row.token))?;
         self.machine.write(inputs.slots, &column(|row| row.slot))?;
         self.machine.write(inputs.positions, &column(|row| row.position))?;
-        self.machine.write(inputs.visible, &column(|row| row.position + 1))
+        self.machine.write(inputs.visible, &column(|row| row.position + 1))?;
+        Ok(runs)
     }
 
-    fn outputs(&mut self, rows: &[Row]) -> Result<Vec<Output>, ModelError> {
-        let wanted: Vec<(u32, &Row)> = (0..).zip(rows).filter(|(_, row)| row.want > Want::Nothing).collect();
+    /// Results of the rows that are wanted; `first_done` says whether the head has been done for the first of them.
+    fn outputs(&mut self, wanted: &[(u32, &Row)], first_done: bool) -> Result<Vec<Output>, ModelError> {
         let mut outputs = Vec::with_capacity(wanted.len());
-        for group in wanted.chunks(self.options.outputs) {
-            let indices: Vec<u32> = group.iter().map(|(index, _)| *index).collect();
-            self.machine.write(self.buffers.output_rows, &indices)?;
-            let choosers = group
-                .iter()
-                .map(|(_, row)| (row.want == Want::Choice).then_some(row.slot));
-            let choosing = self.choice.write_choosers(&self.machine, choosers)?;
-            let plans = &self.plans.head[choosing.index()];
-            self.machine.run(&plans[tile_for(group.len())], group.len())?;
+        for (index, group) in wanted.chunks(self.options.outputs).enumerate() {
+            if index > 0 || !first_done {
+                let choosing = self
+                    .choice
+                    .write_outputs(&self.machine, self.buffers.output_rows, group)?;
+                let head = &self.plans.head[choosing.index()][self.tiles.index(group.len())];
+                self.machine.run(&[(head, &Size::of_rows(group.len()))])?;
+            }
             let chosen = self.choice.chosen(&self.machine, group.len())?;
             for (place, ((_, row), token)) in group.iter().zip(chosen).enumerate() {
                 let failure = (token == NOTHING_LEFT && row.want == Want::Choice).then_some(NoChoice::NothingLeft);
@@ -343,7 +394,8 @@ impl Target {
         }
         self.machine.write(self.buffers.keep_rows, &indices)?;
         for (slot, _) in rows {
-            self.machine.run(&self.plans.keep[*slot as usize], 1)?;
+            self.machine
+                .run(&[(&self.plans.keep[*slot as usize], &Size::of_rows(1))])?;
         }
         Ok(())
     }
@@ -361,84 +413,125 @@ impl Target {
     /// owns some.
     ///
     /// # Errors
-    /// Those of the device; no layer of the kind.
-    pub fn cached(&self, kind: LayerKind, slot: usize, count: usize) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+    /// Those of the device.
+    pub fn cached(&mut self, kind: LayerKind, slot: usize, count: usize) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
         let owner = self.config.last_owner(kind);
-        let cache = owner.and_then(|layer| Some((&self.config.shape.layers[layer], self.caches[layer]?)));
+        let cache = owner.and_then(|layer| Some((layer, self.caches[layer]?)));
         let Some((layer, cache)) = cache else {
             return Ok(Default::default());
         };
-        let read = |buffer| -> Result<Vec<f32>, PlanError> {
-            let capacity = cache.capacity as usize;
-            let mut values = Vec::new();
-            for head in 0..layer.kv_heads {
-                for position in 0..count {
-                    let row = (slot * layer.kv_heads + head) * capacity + position % capacity;
-                    let first = row * layer.head_dim;
-                    values.extend(self.read_cache(buffer, first, layer.head_dim)?);
-                }
-            }
-            Ok(values)
+        let keys = self.read_cache(layer, (cache, "k"), slot, count)?;
+        Ok((keys, self.read_cache(layer, (cache, "v"), slot, count)?))
+    }
+
+    /// One side of a layer's cache, as [`Self::cached`].
+    fn read_cache(
+        &mut self,
+        layer: usize,
+        (cache, side): (CacheBuffers, &str),
+        slot: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, PlanError> {
+        let layer = &self.config.shape.layers[layer];
+        let (heads, width) = (layer.kv_heads, layer.head_dim);
+        let (buffer, format) = match side {
+            "k" => (cache.keys, cache.types.keys),
+            _ => (cache.values, cache.types.values),
         };
-        Ok((read(cache.keys)?, read(cache.values)?))
-    }
-
-    fn read_cache(&self, buffer: BufferId, first: usize, count: usize) -> Result<Vec<f32>, PlanError> {
-        Ok(match self.options.kv {
-            KvType::F32 => self.machine.read(buffer, first, count)?,
-            KvType::F16 => {
-                let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values
-                    .into_iter()
-                    .map(|bits| half::f16::from_bits(bits).to_f32())
-                    .collect()
+        // queries have as many values a row at least
+        let out = self.buffers.scratch.query;
+        let mut values = vec![0.0; heads * count * width];
+        for first in (0..count).step_by(self.options.geometry.max_rows) {
+            let here = self.options.geometry.max_rows.min(count - first);
+            let mut plan = Plan::new(format!("cache {side} of {slot} from {first}"));
+            let settings = [
+                format!("format={format}"),
+                format!("head_dim={width}"),
+                format!("side={side}"),
+            ];
+            let numbers = [slot, first, heads, cache.slot_pages as usize];
+            let buffers = [buffer, cache.table, out].map(Operand::Buffer);
+            let operands = buffers
+                .into_iter()
+                .chain(numbers.map(|number| Operand::Number(number as u32)));
+            plan.push(
+                "cache_read",
+                KernelSpec::new("cache_read", &settings),
+                [Count::ROWS, Count::Fixed(heads as u32), Count::Fixed(1)],
+                operands.collect(),
+                Cost::default(),
+            );
+            self.machine.load([&plan])?;
+            self.machine.run_observed(&plan, &Size::of_rows(here), |_, _| Ok(()))?;
+            let read: Vec<f32> = self.machine.read(out, 0, here * heads * width)?;
+            for (index, row) in read.chunks(width).enumerate() {
+                let (position, head) = (first + index / heads, index % heads);
+                let place = (head * count + position) * width;
+                values[place..place + width].copy_from_slice(row);
             }
-            KvType::Bf16 => {
-                let values: Vec<u16> = self.machine.read(buffer, first, count)?;
-                values
-                    .into_iter()
-                    .map(|bits| half::bf16::from_bits(bits).to_f32())
-                    .collect()
-            }
-        })
+        }
+        Ok(values)
     }
 }
 
-/// Index of the tile for that many rows.
-pub(super) fn tile_for(rows: usize) -> usize {
-    TILES.iter().position(|tile| *tile >= rows).unwrap_or(TILES.len() - 1)
+/// The rows of which something is wanted, with their places in the step.
+fn wanted(rows: &[Row]) -> Vec<(u32, &Row)> {
+    (0..).zip(rows).filter(|(_, row)| row.want > Want::Nothing).collect()
 }
 
-/// A plan for every tile.
-pub(super) fn for_each_tile(plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
-    TILES.iter().map(|tile| plan(*tile as u32)).collect()
+/// What launches of a step depend on.
+fn size(rows: &[Row], runs: &[Run]) -> Size {
+    Size {
+        rows: rows.len(),
+        runs: runs.iter().map(|run| run.rows).collect(),
+        end: rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0),
+    }
 }
 
-/// The cache buffers of layers that own keys and values.
+/// The cache buffers of layers that own keys and values, and the tables of their pages.
 fn caches(
     config: &TargetConfig,
     options: &LoadOptions,
+    loader: &mut Loader<'_>,
     table: &mut BufferTable,
 ) -> Result<Vec<Option<CacheBuffers>>, ModelError> {
     let geometry = &options.geometry;
     let mut caches = Vec::new();
+    let mut tables: Vec<(usize, BufferId)> = Vec::new();
     for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
-        let capacity = geometry.capacity(layer.window);
-        let sizes = [layer.kv_heads, capacity, layer.head_dim];
-        let values = sizes.into_iter().try_fold(geometry.slots, usize::checked_mul);
-        let Some(values) = values.filter(|values| u32::try_from(*values).is_ok()) else {
+        let slot_pages = geometry.slot_pages(layer.window);
+        let pages = geometry
+            .slots
+            .checked_mul(slot_pages)
+            .and_then(|pages| u32::try_from(pages).ok());
+        let types = options.kv.of(layer.kind);
+        let size = |format: KvType| {
+            let page = layer.kv_heads * format.page_bytes(layer.head_dim);
+            page.checked_mul(pages? as usize)
+        };
+        let (Some(pages), Some(keys), Some(values)) = (pages, size(types.keys), size(types.values)) else {
             return Err(ModelError::CacheTooLarge {
                 layer: index,
                 slots: geometry.slots,
-                context: capacity,
+                context: geometry.capacity(layer.window),
             });
         };
-        let bytes = values * options.kv.bytes();
-        let mut add = |what: &str| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
+        // each slot has pages of its own; layers with as many share a table
+        let known = tables.iter().find(|(known, _)| *known == slot_pages).map(|(_, id)| *id);
+        let page_table = known.unwrap_or_else(|| {
+            let words: Vec<u32> = (0..pages).collect();
+            let name = format!("page_table_{slot_pages}");
+            let id = loader.made(table, &name, bytemuck::cast_slice(&words));
+            tables.push((slot_pages, id));
+            id
+        });
+        let mut add = |what: &str, bytes| table.add(&format!("blk.{index}.cache_{what}"), BufferKind::Cache, bytes);
         caches.push(Some(CacheBuffers {
-            keys: add("k"),
-            values: add("v"),
-            capacity: capacity as u32,
+            keys: add("k", keys),
+            values: add("v", values),
+            table: page_table,
+            slot_pages: slot_pages as u32,
+            types,
         }));
     }
     caches.resize(config.shape.layers.len(), None);
@@ -468,17 +561,20 @@ struct Network {
 impl Network {
     fn take(
         config: &TargetConfig,
-        options: &LoadOptions,
+        attention: &Attention,
         loader: &mut Loader<'_>,
         table: &mut BufferTable,
     ) -> Result<Self, ModelError> {
         let shape = &config.shape;
         let vocabulary = loader.rows("token_embd.weight")?;
-        let embedding = loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?;
-        let head = if loader.has("output.weight") {
-            loader.matrix(table, "output.weight", vocabulary, shape.hidden)?
+        let [embedding, head] = if loader.has("output.weight") {
+            [
+                loader.table(table, "token_embd.weight", vocabulary, shape.hidden)?,
+                loader.matrix(table, "output.weight", vocabulary, shape.hidden)?,
+            ]
         } else {
-            embedding.clone()
+            let both = loader.matrix(table, "token_embd.weight", vocabulary, shape.hidden)?;
+            [both.clone(), both]
         };
         let embeddings = if config.ple > 0 {
             let width = shape.layers.len() * config.ple;
@@ -498,10 +594,14 @@ impl Network {
         let frequencies = loader.frequencies(table, shape)?;
         let mut layers = Vec::new();
         for (index, layer) in shape.layers.iter().enumerate() {
-            let own = index < config.own_layers;
-            layers.push(loader.layer(table, shape, index, (own, config.ple, frequencies.of(layer.kind)))?);
+            let extent = LayerExtent {
+                owns_keys: index < config.own_layers,
+                ple: config.ple,
+                // row by row, attention takes rows of queries only
+                joins: attention.method(layer, shape.heads) != &Method::Exact,
+            };
+            layers.push(loader.layer(table, shape, index, extent, frequencies.of(layer.kind))?);
         }
-        debug_assert!(options.outputs > 0);
         Ok(Self {
             embedding,
             head,
@@ -511,16 +611,19 @@ impl Network {
         })
     }
 
-    fn buffers(&self, config: &TargetConfig, options: &LoadOptions, table: &mut BufferTable) -> Buffers {
+    fn buffers(
+        &self,
+        config: &TargetConfig,
+        options: &LoadOptions,
+        widest_halves: usize,
+        table: &mut BufferTable,
+    ) -> Buffers {
         let shape = &config.shape;
-        let mut widest = shape.hidden.max(config.ple);
-        for layer in &shape.layers {
-            widest = widest.max(layer.ffn).max(shape.heads * layer.head_dim);
-        }
+        let widths = Widths::of(shape, config.ple, options.precision, widest_halves);
         let word = |count: usize| count * 4;
         Buffers {
             inputs: RowInputs::add(table, "step"),
-            scratch: Scratch::add(table, "step", shape, widest),
+            scratch: Scratch::add(table, "step", shape, widths),
             ple: self.embeddings.as_ref().map(|embeddings| embeddings.combined),
             hidden: table.scratch("hidden", shape.hidden),
             output_rows: table.input("output_rows"),
@@ -533,42 +636,53 @@ impl Network {
         &self,
         config: &TargetConfig,
         options: &LoadOptions,
-        buffers: &Buffers,
+        (chip, tiles): (Chip<'_>, &RowTiles),
+        (buffers, attention): (&Buffers, &Attention),
         caches: &[Option<CacheBuffers>],
         carry: BufferId,
         choice: &Choice,
     ) -> Plans {
-        let planner = |what: &str, tile: u32| {
+        let planner = |what: &str, sharing: Sharing, tile: u32| {
             Planner::new(
                 format!("{what}, {tile} rows per read"),
                 &config.shape,
                 &buffers.scratch,
                 &buffers.inputs,
                 options.precision,
-                options.kv,
-                tile,
+                (attention, sharing),
+                (chip, tile),
             )
         };
-        let body = |what: &str, tile: u32, layers: usize| {
-            let mut planner = planner(what, tile);
-            self.begin(config, buffers, &mut planner);
-            for index in 0..layers {
-                self.layer(config, buffers, caches, index, &mut planner);
-            }
-            planner
+        let body = |what: &str, sharing: Sharing, layers: usize, end: Next<'_>| {
+            tiles.plans(|tile| {
+                let mut planner = planner(what, sharing, tile);
+                self.begin(config, buffers, &mut planner);
+                self.layers(config, buffers, caches, (layers, end), &mut planner);
+                planner.finish()
+            })
         };
         let hidden = config.shape.hidden;
+        let output_norm = Next::Norm(Norm {
+            label: "output_norm",
+            w: self.output_norm,
+            to: buffers.hidden,
+            forms: Forms {
+                floats: true,
+                int8: false,
+            },
+        });
+        let all = config.shape.layers.len();
+        let decode = attention.decode_rows().enumerate().map(|(plan, rows)| {
+            let what = format!("decode, {rows} rows of a sequence");
+            body(&what, Sharing::Decode(plan), all, output_norm)
+        });
         Plans {
-            full: for_each_tile(|tile| {
-                let mut planner = body("target", tile, config.shape.layers.len());
-                let residual = buffers.scratch.residual;
-                planner.norm("output_norm", residual, self.output_norm, buffers.hidden, hidden);
-                planner.finish()
-            }),
-            prompt: for_each_tile(|tile| body("prompt", tile, config.own_layers).finish()),
+            decode: decode.collect(),
+            full: body("prompt with outputs", Sharing::Prompt, all, output_norm),
+            prompt: body("prompt", Sharing::Prompt, config.own_layers, Next::End),
             head: Choosing::ALL.map(|choosing| {
-                for_each_tile(|tile| {
-                    let mut planner = planner(&format!("head, {}", choosing.name()), tile);
+                tiles.plans(|tile| {
+                    let mut planner = planner(&format!("head, {}", choosing.name()), Sharing::Prompt, tile);
                     let normed = buffers.scratch.normed;
                     planner.copy_rows(
                         "outputs",
@@ -577,7 +691,8 @@ impl Network {
                         normed,
                         [hidden, hidden, 0],
                     );
-                    planner.products("head", normed, &[("output", &self.head, buffers.logits)]);
+                    let head = [("output", &self.head, buffers.logits)];
+                    planner.products("head", Rows::floats(normed), &head);
                     if let Some(cap) = config.softcap {
                         planner.softcap(buffers.logits, self.head.rows, cap);
                     }
@@ -621,30 +736,43 @@ impl Network {
             width,
             root(config.ple),
         );
-        planner.products("ple", residual, &[("model_proj", &embeddings.project, context_part)]);
+        let project = [("model_proj", &embeddings.project, context_part)];
+        planner.products("ple", Rows::floats(residual), &project);
         planner.combine_embeddings([context_part, token_part, norm, combined], config.ple);
     }
 
-    fn layer(
+    /// The first `count` layers, and what comes behind them.
+    fn layers(
         &self,
         config: &TargetConfig,
         buffers: &Buffers,
         caches: &[Option<CacheBuffers>],
-        index: usize,
+        (count, end): (usize, Next<'_>),
         planner: &mut Planner<'_>,
     ) {
-        let layer = &config.shape.layers[index];
-        let weights = &self.layers[index];
-        let Some(cache) = caches[layer.kv_from] else { return };
-        planner.attention(layer, weights, cache);
-        match buffers.ple {
-            Some(embeddings) => {
-                planner.feed_forward(layer, weights, 1.0);
-                planner.inject(weights, index, embeddings, weights.scale);
+        let labels: Vec<String> = self
+            .layers
+            .iter()
+            .map(|layer| format!("{}.attn_norm", layer.name))
+            .collect();
+        let before = |index: usize, planner: &Planner<'_>| planner.norm_before(&self.layers[index], &labels[index]);
+        let mut x = Rows::floats(buffers.scratch.residual);
+        for (index, layer) in config.shape.layers[..count].iter().enumerate() {
+            let Some(cache) = caches[layer.kv_from] else { return };
+            if index == 0 {
+                x = planner.norm(before(0, planner));
             }
-            None => planner.feed_forward(layer, weights, weights.scale),
+            let next = if index + 1 < count {
+                Next::Norm(before(index + 1, planner))
+            } else {
+                end
+            };
+            let context = LayerContext {
+                cache,
+                embeddings: buffers.ple.map(|ple| (index, ple)),
+            };
+            x = planner.layer(layer, &self.layers[index], context, x, next);
         }
-        planner.relabel(format!("{}.out", weights.name));
     }
 }
 

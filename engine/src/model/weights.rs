@@ -1,10 +1,18 @@
 //! Finds a model's tensors in its file, checks their shapes, and gives them buffers.
+//!
+//! Matrices for products become packed ones where that is asked for and their format can be packed; several that take the
+//! same activations become one where one launch can multiply them. What is packed is not kept in the layout of the file
+//! as well.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
+use tilekiln_dsl::target::FragmentLayout;
+use tilekiln_kernels::matmul::packed::{SUB_BLOCK, TILE_ROWS};
+use tilekiln_kernels::matmul::weights::{Packing, WEIGHTS};
 
 use super::ModelError;
 use super::config::{Layer, LayerKind, Names, Shape};
+use super::repack::{Order, RepackError, Repacked, Repacker};
 use crate::gguf;
 use crate::plan::{BufferId, BufferKind, BufferTable, Machine, Progress};
 
@@ -26,33 +34,124 @@ pub struct Part {
     pub bytes: usize,
 }
 
-/// A matrix [rows, cols] in the format of its file.
+/// How a matrix takes its activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// As f32: it is in the layout of its file.
+    Floats,
+    /// As int8: it is packed.
+    Int8,
+    /// As sums of 16-bit floats of its own type: it is packed.
+    Halves(&'static str),
+}
+
+/// A matrix [rows, cols] in a format of its file.
 #[derive(Clone, Debug)]
 pub struct Weight {
-    /// Format, as the kernels spell it.
+    /// Format, as the kernels spell it in the layout of the file.
     pub codec: &'static str,
+    /// Whether it is in the order of matrix instructions.
+    pub packed: bool,
     /// Values that a product gives.
     pub rows: usize,
     /// Values that it takes.
     pub cols: usize,
-    /// One, or more where the matrix is larger than a kernel can address.
+    /// One, or more where a table is larger than a kernel can address.
     pub parts: Vec<Part>,
 }
 
 impl Weight {
-    /// Whether it consists of integers with scales.
-    pub fn is_quantised(&self) -> bool {
-        !matches!(self.codec, "f32" | "f16" | "bf16")
+    /// How it takes its activations.
+    pub fn takes(&self) -> Takes {
+        match self.codec {
+            _ if !self.packed => Takes::Floats,
+            "f16" | "bf16" => Takes::Halves(self.codec),
+            _ => Takes::Int8,
+        }
+    }
+
+    /// Its format for kernels that look rows up.
+    pub fn format(&self) -> String {
+        let layout = if self.packed { "packed_" } else { "" };
+        format!("{layout}{}", self.codec)
+    }
+
+    /// How its format is packed, if it can be.
+    pub fn packing(&self) -> Option<&'static Packing> {
+        packing(self.codec)
+    }
+
+    /// Its bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+fn packing(codec: &str) -> Option<&'static Packing> {
+    WEIGHTS.iter().find(|weight| weight.name == codec)?.packing.as_ref()
+}
+
+/// What gives queries, keys and values.
+#[derive(Clone, Debug)]
+pub enum Projections {
+    /// A launch each.
+    Separate {
+        /// Queries.
+        query: Weight,
+        /// Keys, in layers that own some.
+        key: Option<Weight>,
+        /// Values; without them they are the keys (k_eq_v).
+        value: Option<Weight>,
+    },
+    /// One launch. Its results are rows of all of them.
+    Joined {
+        /// Packed matrices of one or two formats.
+        matrices: Vec<Weight>,
+        /// Where queries, keys and values start in a row of results.
+        places: [usize; 3],
+    },
+}
+
+impl Projections {
+    /// All matrices.
+    pub fn matrices(&self) -> Vec<&Weight> {
+        match self {
+            Self::Separate { query, key, value } => [Some(query), key.as_ref(), value.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect(),
+            Self::Joined { matrices, .. } => matrices.iter().collect(),
+        }
+    }
+}
+
+/// What the feed-forward network multiplies first.
+#[derive(Clone, Debug)]
+pub enum GateUp {
+    /// Two matrices, whose results are gated afterwards.
+    Separate {
+        /// Gate projection.
+        gate: Weight,
+        /// Up projection.
+        up: Weight,
+    },
+    /// One packed matrix with 32 rows of each in turns, for a launch that gives int8 to a packed down projection.
+    InTurns(Weight),
+}
+
+impl GateUp {
+    /// All matrices.
+    pub fn matrices(&self) -> Vec<&Weight> {
+        match self {
+            Self::Separate { gate, up } => vec![gate, up],
+            Self::InTurns(both) => vec![both],
+        }
     }
 }
 
 /// What a layer that owns keys and values has beyond the others.
 #[derive(Clone, Debug)]
 pub struct OwnWeights {
-    /// Key projection.
-    pub key: Weight,
-    /// Value projection; `None` where values are the key projection (k_eq_v).
-    pub value: Option<Weight>,
     /// Norm of each key head.
     pub key_norm: BufferId,
 }
@@ -75,8 +174,8 @@ pub struct LayerWeights {
     pub name: String,
     /// Norm in front of attention.
     pub attn_norm: BufferId,
-    /// Query projection.
-    pub query: Weight,
+    /// Queries, and keys and values where the layer owns some.
+    pub projections: Projections,
     /// Norm of each query head.
     pub query_norm: BufferId,
     /// Where the layer owns keys and values.
@@ -87,10 +186,8 @@ pub struct LayerWeights {
     pub post_attention_norm: BufferId,
     /// Norm in front of the feed-forward network.
     pub ffn_norm: BufferId,
-    /// Gate projection.
-    pub gate: Weight,
-    /// Up projection.
-    pub up: Weight,
+    /// Gate and up projections.
+    pub gate_up: GateUp,
     /// Down projection.
     pub down: Weight,
     /// Norm behind the feed-forward network.
@@ -103,10 +200,30 @@ pub struct LayerWeights {
     pub inverse_frequency: BufferId,
 }
 
+/// What a layer has, and how it is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerExtent {
+    /// Whether it has keys and values of its own.
+    pub owns_keys: bool,
+    /// Width of the per-layer embeddings, 0 for none.
+    pub ple: usize,
+    /// Whether queries, keys and values may be rows of one product.
+    pub joins: bool,
+}
+
 /// Where the contents of a constant come from.
 enum Source {
     /// Bytes of a tensor, from `start` on.
     File { tensor: String, start: usize, bytes: usize },
+    /// Tensors that become one packed matrix.
+    Packed {
+        tensors: Vec<String>,
+        codec: &'static str,
+        cols: usize,
+        layout: FragmentLayout,
+        order: Order,
+        bytes: usize,
+    },
     /// Made while loading.
     Made(Vec<u8>),
 }
@@ -132,17 +249,27 @@ impl Frequencies {
 pub struct Loader<'a> {
     file: &'a gguf::File,
     names: Names,
+    /// The order in which matrices are packed, if they are.
+    layout: Option<FragmentLayout>,
     sources: Vec<(BufferId, Source)>,
+    widest_halves: usize,
 }
 
 impl<'a> Loader<'a> {
-    /// Takes tensors by the names of that layout.
-    pub fn new(file: &'a gguf::File, names: Names) -> Self {
+    /// Takes tensors by those names. With a `layout`, matrices for products are packed.
+    pub fn new(file: &'a gguf::File, names: Names, layout: Option<FragmentLayout>) -> Self {
         Self {
             file,
             names,
+            layout,
             sources: Vec::new(),
+            widest_halves: 0,
         }
+    }
+
+    /// Columns of the widest packed matrix of 16-bit floats so far.
+    pub fn widest_halves(&self) -> usize {
+        self.widest_halves
     }
 
     /// Whether the file has the tensor.
@@ -174,7 +301,23 @@ impl<'a> Loader<'a> {
         Ok(info)
     }
 
-    /// A matrix for embeddings, in as many parts as needed.
+    /// A matrix, and its format.
+    fn find(&self, name: &str, rows: usize, cols: usize) -> Result<(&'a gguf::TensorInfo, &'static str), ModelError> {
+        let info = self.tensor(name, &[cols, rows])?;
+        let codec = info.kind.codec().ok_or_else(|| ModelError::UnsupportedType {
+            name: info.name.to_string(),
+            kind: info.kind.to_string(),
+        })?;
+        if !cols.is_multiple_of(SUB_BLOCK) {
+            return Err(ModelError::UnalignedRows {
+                name: info.name.to_string(),
+                cols,
+            });
+        }
+        Ok((info, codec))
+    }
+
+    /// A matrix for embeddings as it is in the file, in as many parts as needed.
     pub fn table(
         &mut self,
         table: &mut BufferTable,
@@ -182,17 +325,7 @@ impl<'a> Loader<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<Weight, ModelError> {
-        let info = self.tensor(name, &[cols, rows])?;
-        let codec = info.kind.codec().ok_or_else(|| ModelError::UnsupportedType {
-            name: info.name.to_string(),
-            kind: info.kind.to_string(),
-        })?;
-        if !cols.is_multiple_of(32) {
-            return Err(ModelError::UnalignedRows {
-                name: info.name.to_string(),
-                cols,
-            });
-        }
+        let (info, codec) = self.find(name, rows, cols)?;
         let bytes = self.file.bytes(info)?;
         let row_bytes = bytes.len() / rows.max(1);
         let rows_per_part = (LARGEST_BUFFER / row_bytes.max(1)).max(1);
@@ -216,13 +349,14 @@ impl<'a> Loader<'a> {
         }
         Ok(Weight {
             codec,
+            packed: false,
             rows,
             cols,
             parts,
         })
     }
 
-    /// A matrix for products.
+    /// A matrix for products: packed, if that is wanted and can be.
     pub fn matrix(
         &mut self,
         table: &mut BufferTable,
@@ -230,6 +364,11 @@ impl<'a> Loader<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<Weight, ModelError> {
+        let (_, codec) = self.find(name, rows, cols)?;
+        if let Some(layout) = self.layout.filter(|_| packing(codec).is_some()) {
+            let tensor = self.names.tensor(name);
+            return self.joined(table, &tensor, &[(name, rows)], cols, (layout, Order::OneAfterAnother));
+        }
         let weight = self.table(table, name, rows, cols)?;
         if weight.parts.len() > 1 {
             return Err(ModelError::TooLarge {
@@ -237,6 +376,148 @@ impl<'a> Loader<'a> {
             });
         }
         Ok(weight)
+    }
+
+    /// Matrices of one format that can be packed, as one.
+    fn joined(
+        &mut self,
+        table: &mut BufferTable,
+        joined_name: &str,
+        matrices: &[(&str, usize)],
+        cols: usize,
+        (layout, order): (FragmentLayout, Order),
+    ) -> Result<Weight, ModelError> {
+        let mut tensors = Vec::new();
+        let mut contents = Vec::new();
+        let mut codec = "";
+        let mut rows = 0;
+        for (name, matrix_rows) in matrices {
+            let (info, of_matrix) = self.find(name, *matrix_rows, cols)?;
+            tensors.push(info.name.to_string());
+            contents.push(self.file.bytes(info)?);
+            codec = of_matrix;
+            rows += matrix_rows;
+        }
+        let packed = Repacked::joined(codec, layout, cols, &contents, order);
+        let bytes = packed.map_err(|error| repacking(joined_name, error))?.bytes();
+        if bytes > LARGEST_BUFFER {
+            return Err(ModelError::TooLarge {
+                name: joined_name.to_owned(),
+            });
+        }
+        let buffer = table.add(joined_name, BufferKind::Constant, bytes);
+        let source = Source::Packed {
+            tensors,
+            codec,
+            cols,
+            layout,
+            order,
+            bytes,
+        };
+        self.sources.push((buffer, source));
+        let weight = Weight {
+            codec,
+            packed: true,
+            rows,
+            cols,
+            parts: vec![Part {
+                buffer,
+                first_row: 0,
+                rows,
+                bytes,
+            }],
+        };
+        if let Takes::Halves(_) = weight.takes() {
+            self.widest_halves = self.widest_halves.max(cols);
+        }
+        Ok(weight)
+    }
+
+    /// Whether products with a matrix take int8 here.
+    fn takes_int8(&self, codec: &str) -> bool {
+        self.layout.is_some() && packing(codec).is_some_and(|packing| packing.int8.is_some())
+    }
+
+    /// Queries, keys and values, in one launch where there is a kernel for their formats.
+    fn projections(
+        &mut self,
+        table: &mut BufferTable,
+        layer: &str,
+        [query, key_value]: [usize; 2],
+        hidden: usize,
+        extent: LayerExtent,
+    ) -> Result<Projections, ModelError> {
+        let names = ["attn_q", "attn_k", "attn_v"].map(|suffix| format!("{layer}.{suffix}.weight"));
+        let own = extent.owns_keys;
+        let has_values = own && self.has(&names[2]);
+        let rows = [query, key_value, key_value];
+        let count = match (own, has_values) {
+            (false, _) => 1,
+            (true, false) => 2,
+            (true, true) => 3,
+        };
+        let mut codecs = Vec::new();
+        for index in 0..count {
+            codecs.push(self.find(&names[index], rows[index], hidden)?.1);
+        }
+        let can_join = extent.joins && count > 1 && codecs.iter().all(|codec| self.takes_int8(codec));
+        let layout = self.layout.filter(|_| can_join);
+        let order = layout.and_then(|_| joined_order(&codecs, &rows));
+        let (Some(layout), Some(groups)) = (layout, order) else {
+            let mut matrix = |index: usize| {
+                let weight = (index < count).then(|| self.matrix(table, &names[index], rows[index], hidden));
+                weight.transpose()
+            };
+            let [key, value] = [matrix(1)?, matrix(2)?];
+            return Ok(Projections::Separate {
+                query: self.matrix(table, &names[0], query, hidden)?,
+                key,
+                value,
+            });
+        };
+        let mut places = [0; 3];
+        let mut matrices = Vec::new();
+        let mut first = 0;
+        for group in groups {
+            let parts: Vec<_> = group
+                .iter()
+                .map(|index| (names[*index].as_str(), rows[*index]))
+                .collect();
+            for index in group {
+                places[index] = first;
+                first += rows[index];
+            }
+            let name = self.names.tensor(&format!("{layer}.attn_qkv.weight"));
+            matrices.push(self.joined(table, &name, &parts, hidden, (layout, Order::OneAfterAnother))?);
+        }
+        if !has_values {
+            places[2] = places[1];
+        }
+        Ok(Projections::Joined { matrices, places })
+    }
+
+    /// Gate and up of width `ffn`, in one matrix where they and the down projection can be multiplied that way.
+    fn gate_up(
+        &mut self,
+        table: &mut BufferTable,
+        layer: &str,
+        [ffn, hidden]: [usize; 2],
+    ) -> Result<GateUp, ModelError> {
+        let [gate, up, down] = ["gate", "up", "down"].map(|suffix| format!("{layer}.ffn_{suffix}.weight"));
+        let (_, first) = self.find(&gate, ffn, hidden)?;
+        let (_, second) = self.find(&up, ffn, hidden)?;
+        let (_, third) = self.find(&down, hidden, ffn)?;
+        let is_possible = first == second && self.takes_int8(first) && self.takes_int8(third);
+        if let Some(layout) = self.layout.filter(|_| is_possible) {
+            let name = self.names.tensor(&format!("{layer}.ffn_gate_up.weight"));
+            let both = [(gate.as_str(), ffn), (up.as_str(), ffn)];
+            let both = self.joined(table, &name, &both, hidden, (layout, Order::InTurns))?;
+            return Ok(GateUp::InTurns(both));
+        }
+        Ok(GateUp::Separate {
+            gate: self.matrix(table, &gate, ffn, hidden)?,
+            up: self.matrix(table, &up, ffn, hidden)?,
+        })
     }
 
     /// A vector, as f32.
@@ -348,14 +629,14 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The tensors of layer `index`. `own` layers have keys and values of their own; `ple` is the width of per-layer
-    /// embeddings, 0 for none; `inverse_frequency` is for the layer's head dim.
+    /// The tensors of layer `index`; `inverse_frequency` is for its head dim.
     pub fn layer(
         &mut self,
         table: &mut BufferTable,
         shape: &Shape,
         index: usize,
-        (own, ple, inverse_frequency): (bool, usize, BufferId),
+        extent: LayerExtent,
+        inverse_frequency: BufferId,
     ) -> Result<LayerWeights, ModelError> {
         let Layer {
             head_dim,
@@ -366,15 +647,10 @@ impl<'a> Loader<'a> {
         let (hidden, all_heads) = (shape.hidden, shape.heads * head_dim);
         let name = format!("blk.{index}");
         let at = |suffix: &str| format!("{name}.{suffix}.weight");
-        let own = if own {
-            let value = at("attn_v");
+        let projections = self.projections(table, &name, [all_heads, kv_heads * head_dim], hidden, extent)?;
+        let ple = extent.ple;
+        let own = if extent.owns_keys {
             Some(OwnWeights {
-                key: self.matrix(table, &at("attn_k"), kv_heads * head_dim, hidden)?,
-                value: if self.has(&value) {
-                    Some(self.matrix(table, &value, kv_heads * head_dim, hidden)?)
-                } else {
-                    None
-                },
                 key_norm: self.vector(table, &at("attn_k_norm"), head_dim)?,
             })
         } else {
@@ -397,14 +673,13 @@ impl<'a> Loader<'a> {
         };
         Ok(LayerWeights {
             attn_norm: self.vector(table, &at("attn_norm"), hidden)?,
-            query: self.matrix(table, &at("attn_q"), all_heads, hidden)?,
+            projections,
             query_norm: self.vector(table, &at("attn_q_norm"), head_dim)?,
             own,
             output: self.matrix(table, &at("attn_output"), hidden, all_heads)?,
             post_attention_norm: self.vector(table, &at("post_attention_norm"), hidden)?,
             ffn_norm: self.vector(table, &at("ffn_norm"), hidden)?,
-            gate: self.matrix(table, &at("ffn_gate"), ffn, hidden)?,
-            up: self.matrix(table, &at("ffn_up"), ffn, hidden)?,
+            gate_up: self.gate_up(table, &name, [ffn, hidden])?,
             down: self.matrix(table, &at("ffn_down"), hidden, ffn)?,
             post_ffw_norm: self.vector(table, &at("post_ffw_norm"), hidden)?,
             ple,
@@ -434,11 +709,12 @@ impl Contents {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), ModelError> {
         let size = |source: &Source| match source {
-            Source::File { bytes, .. } => *bytes,
+            Source::File { bytes, .. } | Source::Packed { bytes, .. } => *bytes,
             Source::Made(bytes) => bytes.len(),
         };
         let total = self.sources.iter().map(|(_, source)| size(source)).sum();
         let mut done = 0;
+        let mut repacker = Repacker::default();
         for (id, source) in &self.sources {
             match source {
                 Source::File { tensor, start, bytes } => {
@@ -452,6 +728,26 @@ impl Contents {
                         done += len;
                         progress(Progress::Weights { done, total });
                     }
+                }
+                Source::Packed {
+                    tensors,
+                    codec,
+                    cols,
+                    layout,
+                    order,
+                    bytes,
+                } => {
+                    machine.reserve_constant(*id, *bytes)?;
+                    let contents = tensors.iter().map(|tensor| file.bytes(file.need(tensor)?));
+                    let contents = contents.collect::<Result<Vec<_>, _>>()?;
+                    let packed = Repacked::joined(codec, *layout, *cols, &contents, *order)
+                        .map_err(|error| repacking(&machine.table().spec(*id).name, error))?;
+                    repacker.stream(&packed, |first, piece| {
+                        machine.copy_constant(*id, first, piece)?;
+                        done += piece.len();
+                        progress(Progress::Weights { done, total });
+                        Ok::<_, ModelError>(())
+                    })?;
                 }
                 Source::Made(bytes) => {
                     machine.reserve_constant(*id, bytes.len())?;
@@ -472,4 +768,62 @@ fn touch(data: &[u8]) {
         .map(|chunk| chunk.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>())
         .sum();
     std::hint::black_box(sum);
+}
+
+fn repacking(name: &str, error: RepackError) -> ModelError {
+    ModelError::Repacking {
+        name: name.to_owned(),
+        error,
+    }
+}
+
+/// The order in which queries, keys and values of those formats and numbers of rows are joined for one launch: matrices
+/// of one format, or of two of which the second is Q6_K. `None` where no launch takes them.
+fn joined_order(codecs: &[&'static str], rows: &[usize]) -> Option<Vec<Vec<usize>>> {
+    let mut formats = codecs.to_vec();
+    formats.sort_by_key(|codec| *codec == SECOND_OF_PAIR);
+    formats.dedup();
+    let is_pair = matches!(formats.as_slice(), [_, second] if *second == SECOND_OF_PAIR);
+    if formats.len() > 1 && !is_pair {
+        return None;
+    }
+    let groups: Vec<Vec<usize>> = formats
+        .iter()
+        .map(|format| (0..codecs.len()).filter(|index| codecs[*index] == *format).collect())
+        .collect();
+    // a group of 32 rows belongs to one matrix
+    let whole = |group: &Vec<usize>| {
+        let all_but_last = &group[..group.len() - 1];
+        all_but_last.iter().all(|index| rows[*index].is_multiple_of(TILE_ROWS))
+    };
+    groups.iter().all(whole).then_some(groups)
+}
+
+/// The format of the second matrix of `packed_pair`.
+const SECOND_OF_PAIR: &str = "q6_k";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Formats of queries, keys and values, rows of each, and what is joined.
+    #[test]
+    fn what_one_launch_takes() {
+        type Joined<'a> = Option<&'a [&'a [usize]]>;
+        let table: [(&[&'static str], [usize; 3], Joined<'_>); 9] = [
+            (&["q4_k", "q4_k", "q4_k"], [64, 32, 32], Some(&[&[0, 1, 2]])),
+            (&["q8_0", "q8_0"], [64, 32, 32], Some(&[&[0, 1]])),
+            (&["q4_k", "q4_k", "q6_k"], [64, 32, 32], Some(&[&[0, 1], &[2]])),
+            (&["q6_k", "q4_k", "q6_k"], [64, 32, 32], Some(&[&[1], &[0, 2]])),
+            (&["q6_k", "q6_k", "q4_k"], [64, 32, 32], Some(&[&[2], &[0, 1]])),
+            (&["q4_k", "q4_k", "q8_0"], [64, 32, 32], None),
+            (&["q4_k", "q5_k", "q6_k"], [64, 32, 32], None),
+            (&["q4_k", "q4_k", "q4_k"], [48, 32, 32], None),
+            (&["q4_k", "q4_k", "q4_k"], [64, 32, 8], Some(&[&[0, 1, 2]])),
+        ];
+        for (codecs, rows, want) in table {
+            let want = want.map(|groups| groups.iter().map(|group| group.to_vec()).collect());
+            assert_eq!(joined_order(codecs, &rows), want, "{codecs:?} {rows:?}");
+        }
+    }
 }

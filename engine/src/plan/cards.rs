@@ -30,6 +30,8 @@ pub struct Card {
     pub dot4: f64,
     /// Multiply-adds a second of the matrix units, 16-bit operands and f32 sums.
     pub matrix: f64,
+    /// int8 multiply-adds a second of the matrix units.
+    pub int8_matrix: f64,
     /// Seconds that each launch of a graph takes beside its work.
     pub launch: f64,
     /// The same for a launch that may start before the one in front of it has ended.
@@ -47,8 +49,8 @@ struct Entry {
     bandwidth: f64,
     units: usize,
     clock: f64,
-    /// Multiply-adds per clock and unit: floats, int8 dot products, matrix units.
-    per_clock: [usize; 3],
+    /// Multiply-adds per clock and unit: floats, int8 dot products, matrix units with 16-bit operands and with int8.
+    per_clock: [usize; 4],
     launch: f64,
     dependent_launch: f64,
     sources: &'static [&'static str],
@@ -67,13 +69,13 @@ const CARDS: &[Entry] = &[
         bandwidth: 3.10e12,
         units: 132,
         clock: 1.98e9,
-        per_clock: [128, 256, 1893],
+        per_clock: [128, 256, 1893, 3786],
         launch: 0.88e-6,
         dependent_launch: 0.61e-6,
         sources: &[
             "bandwidth: measured, read of 8 GiB in loads of 16 bytes by 132 x 8 blocks of 256 threads",
             "launch: measured, graphs of 300 empty kernels, without and with programmatic dependent launch",
-            "rates: NVIDIA H100 data sheet (SXM): 67 TFLOP/s FP32, 989 TFLOP/s FP16 dense, at 1.98 GHz; dp4a by the 64 lanes \
+            "rates: NVIDIA H100 data sheet (SXM): 67 TFLOP/s FP32, 989 TFLOP/s FP16 and 1979 TOP/s INT8 dense, at 1.98 GHz; dp4a by the 64 lanes \
              of the integer units. 1893 a clock is that figure of the matrix units at this clock; they have 2048",
         ],
     },
@@ -85,13 +87,13 @@ const CARDS: &[Entry] = &[
         bandwidth: 2.039e12 * REACHABLE,
         units: 108,
         clock: 1.41e9,
-        per_clock: [64, 256, 1024],
+        per_clock: [64, 256, 1024, 2048],
         launch: 0.88e-6,
         dependent_launch: 0.88e-6,
         sources: &[
             "bandwidth: NVIDIA A100 data sheet, 2039 GB/s, times what an H100 reaches of its own (3.10 of 3.35 TB/s)",
             "launch: that of the H100; not measured. No dependent launch",
-            "rates: NVIDIA A100 data sheet: 19.5 TFLOP/s FP32, 312 TFLOP/s FP16 dense, at 1.41 GHz; dp4a by the 64 lanes \
+            "rates: NVIDIA A100 data sheet: 19.5 TFLOP/s FP32, 312 TFLOP/s FP16 and 624 TOP/s INT8 dense, at 1.41 GHz; dp4a by the 64 lanes \
              of the integer units",
         ],
     },
@@ -103,13 +105,13 @@ const CARDS: &[Entry] = &[
         bandwidth: 1.792e12 * REACHABLE,
         units: 170,
         clock: 2.407e9,
-        per_clock: [128, 256, 256],
+        per_clock: [128, 256, 256, 1024],
         launch: 0.88e-6,
         dependent_launch: 0.61e-6,
         sources: &[
             "bandwidth: NVIDIA data sheet, 1792 GB/s, times what an H100 reaches of its own (3.10 of 3.35 TB/s)",
             "launch: those of the H100; not measured",
-            "rates: NVIDIA data sheet: 104.8 TFLOP/s FP32, 209.5 TFLOP/s FP16 dense with f32 sums, at 2.407 GHz; dp4a by \
+            "rates: NVIDIA data sheet: 104.8 TFLOP/s FP32, 209.5 TFLOP/s FP16 dense with f32 sums, 838 TOP/s INT8 dense, at 2.407 GHz; dp4a by \
              64 lanes of the integer units",
         ],
     },
@@ -121,14 +123,14 @@ const CARDS: &[Entry] = &[
         bandwidth: 105e9,
         units: 16,
         clock: 2.9e9,
-        per_clock: [64, 256, 256],
+        per_clock: [64, 256, 256, 256],
         launch: 3.5e-6,
         dependent_launch: 3.5e-6,
         sources: &[
             "bandwidth: 120 to 128 GB/s by the memory's data sheet, of which 100 to 110 are reached by reports; not measured",
             "launch: 3.5 us per kernel dispatched in batches, reported for another APU of AMD; not measured. No dependent launch",
             "rates: 16 compute units of 64 lanes at 2.9 GHz; dual issue is not counted; one dot4 a lane and clock; WMMA with \
-             512 FLOP a clock and compute unit (AMD GPUOpen, WMMA on RDNA 3)",
+             512 operations a clock and compute unit for 16-bit floats and for int8 (AMD GPUOpen, WMMA on RDNA 3)",
         ],
     },
 ];
@@ -136,7 +138,7 @@ const CARDS: &[Entry] = &[
 impl Entry {
     fn card(&self) -> Card {
         let rate = |per_clock: usize| self.units as f64 * self.clock * per_clock as f64;
-        let [vector, dot4, matrix] = self.per_clock.map(rate);
+        let [vector, dot4, matrix, int8_matrix] = self.per_clock.map(rate);
         Card {
             name: self.name.to_owned(),
             summary: self.summary.to_owned(),
@@ -147,6 +149,7 @@ impl Entry {
             vector,
             dot4,
             matrix,
+            int8_matrix,
             launch: self.launch,
             dependent_launch: self.dependent_launch,
             sources: self.sources,
@@ -194,6 +197,7 @@ impl Card {
             vector: rates(|card| card.vector),
             dot4: rates(|card| card.dot4),
             matrix: rates(|card| card.matrix),
+            int8_matrix: rates(|card| card.int8_matrix),
             launch,
             dependent_launch: launch,
             sources: &[
@@ -209,6 +213,7 @@ impl Card {
             Unit::Vector => self.vector,
             Unit::Dot4 => self.dot4,
             Unit::Matrix => self.matrix,
+            Unit::Int8Matrix => self.int8_matrix,
         }
     }
 }
@@ -237,12 +242,16 @@ mod tests {
         }
     }
 
-    /// Card, TFLOP/s of floats and of the matrix units on its data sheet.
+    /// Card, TFLOP/s of floats and of the matrix units, and their TOP/s of int8 on its data sheet.
     #[test]
     fn rates_are_those_of_the_data_sheets() {
-        for (name, vector, matrix) in [("h100", 67.0, 989.0), ("a100", 19.5, 312.0), ("rtx5090", 104.8, 209.5)] {
+        for (name, sheet) in [
+            ("h100", [67.0, 989.0, 1979.0]),
+            ("a100", [19.5, 312.0, 624.0]),
+            ("rtx5090", [104.8, 209.5, 838.0]),
+        ] {
             let card = Card::named(name).expect("it is in the table");
-            for (rate, sheet) in [(card.vector, vector), (card.matrix, matrix)] {
+            for (rate, sheet) in [card.vector, card.matrix, card.int8_matrix].into_iter().zip(sheet) {
                 let rate = 2.0 * rate / 1e12;
                 assert!((rate / sheet - 1.0).abs() < 0.005, "{name}: {rate} and {sheet}");
             }

@@ -28,6 +28,8 @@ pub enum Unit {
     Dot4,
     /// Matrix units with 16-bit operands.
     Matrix,
+    /// Matrix units with int8 operands.
+    Int8Matrix,
 }
 
 /// What a launch has to move and to compute. Whoever pushes a stage fills it in; what is left out counts as nothing.

@@ -1,7 +1,7 @@
 //! Memory, loaded kernels, and steps.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tilekiln_dsl::ir::Kernel;
@@ -11,11 +11,14 @@ use tilekiln_kernels::registry::{self, SettingError, Settings};
 use tilekiln_runtime::device::{Argument, Buffer, Device, Graph, Launch, Loaded};
 use tilekiln_runtime::error::DeviceError;
 
-use super::{BufferId, BufferKind, BufferTable, KernelSpec, Operand, Plan, Stage};
+use super::inputs::Inputs;
+use super::{BufferId, BufferKind, BufferTable, KernelSpec, Operand, Plan, Size, Stage};
 
 /// Steps of at most so many rows are recorded as graphs when they come again: decoding and verification. The row
 /// counts of prompts vary too much.
-const GRAPH_ROWS: usize = 40;
+const GRAPH_ROWS: usize = 160;
+/// Graphs that are kept; the one that was not used for longest goes first.
+const GRAPHS: usize = 96;
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +119,24 @@ pub struct Machine {
     device: Arc<dyn Device>,
     table: BufferTable,
     buffers: Vec<Option<Buffer>>,
+    /// What the host has to say, and where it goes.
+    inputs: Mutex<Inputs>,
+    input_buffer: Buffer,
     kernels: BTreeMap<KernelSpec, Loaded>,
-    /// Graphs by plan title and rows; `None` after the first step of that kind.
-    graphs: HashMap<(String, usize), Option<Graph>>,
+    graphs: HashMap<GraphKey, Recorded>,
+    /// Steps so far.
+    clock: u64,
+}
+
+/// What launches of a step are decided by: title of each plan and all counts of its launches.
+type GraphKey = Vec<(String, Vec<u32>)>;
+
+/// A step that may come again.
+struct Recorded {
+    /// Not yet, after the first step of that kind.
+    graph: Option<Graph>,
+    /// When it was last done.
+    used: u64,
 }
 
 impl Machine {
@@ -136,9 +154,13 @@ impl Machine {
                 have_mib: (have >> 20) as usize,
             });
         }
+        let inputs = Inputs::of(&table);
+        let input_buffer = device.allocate(inputs.size().max(4))?;
+        device.fill(&input_buffer, 0)?;
         let mut buffers = Vec::new();
-        for spec in table.specs() {
+        for (index, spec) in table.specs().iter().enumerate() {
             buffers.push(match spec.kind {
+                BufferKind::Input if inputs.start(BufferId::at(index)).is_some() => None,
                 BufferKind::Constant => None,
                 _ => {
                     let buffer = device.allocate(spec.bytes.max(4))?;
@@ -152,8 +174,11 @@ impl Machine {
             device,
             table,
             buffers,
+            inputs: Mutex::new(inputs),
+            input_buffer,
             kernels: BTreeMap::new(),
             graphs: HashMap::new(),
+            clock: 0,
         })
     }
 
@@ -169,7 +194,7 @@ impl Machine {
 
     /// Bytes of device memory in use.
     pub fn memory_bytes(&self) -> usize {
-        self.buffers.iter().flatten().map(|buffer| buffer.bytes).sum()
+        self.input_buffer.bytes + self.buffers.iter().flatten().map(|buffer| buffer.bytes).sum::<usize>()
     }
 
     /// Gives a constant memory.
@@ -186,7 +211,8 @@ impl Machine {
     /// # Errors
     /// Those of the device.
     pub fn copy_constant(&self, id: BufferId, offset: usize, data: &[u8]) -> Result<(), PlanError> {
-        Ok(self.device.upload(self.buffer(id)?, offset, data)?)
+        let (buffer, start) = self.buffer(id)?;
+        Ok(self.device.upload(buffer, start + offset, data)?)
     }
 
     /// Compiles and loads the kernels of plans that are not loaded yet. Returns their number, how many came from the
@@ -215,12 +241,20 @@ impl Machine {
         Ok((count, cached, start.elapsed()))
     }
 
-    /// The memory of a buffer.
+    fn inputs(&self) -> MutexGuard<'_, Inputs> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The memory of a buffer, and where in it the buffer begins.
     ///
     /// # Errors
     /// A constant that was never filled.
-    pub fn buffer(&self, id: BufferId) -> Result<&Buffer, PlanError> {
-        self.buffers[id.index()].as_ref().ok_or_else(|| {
+    fn buffer(&self, id: BufferId) -> Result<(&Buffer, usize), PlanError> {
+        if let Some(start) = self.inputs().start(id) {
+            return Ok((&self.input_buffer, start));
+        }
+        let buffer = self.buffers[id.index()].as_ref().map(|buffer| (buffer, 0));
+        buffer.ok_or_else(|| {
             PlanError::Device(DeviceError::BadLaunch {
                 kernel: self.table.spec(id).name.clone(),
                 reason: "the constant has no contents yet".to_owned(),
@@ -228,12 +262,24 @@ impl Machine {
         })
     }
 
-    /// Writes an input.
+    /// Writes an input. It reaches the device before the next launch does.
     ///
     /// # Errors
     /// Those of the device.
     pub fn write<T: bytemuck::NoUninit>(&self, id: BufferId, values: &[T]) -> Result<(), PlanError> {
-        Ok(self.device.upload(self.buffer(id)?, 0, bytemuck::cast_slice(values))?)
+        let limit = self.table.spec(id).bytes;
+        if self.inputs().write(id, bytemuck::cast_slice(values), limit) {
+            return Ok(());
+        }
+        self.write_at(id, 0, values)
+    }
+
+    /// Gives the device what was written.
+    fn send_inputs(&self) -> Result<(), PlanError> {
+        for (start, bytes) in self.inputs().take() {
+            self.device.upload(&self.input_buffer, start, bytes)?;
+        }
+        Ok(())
     }
 
     /// Writes a part of an input or a cache, from value `first` on.
@@ -241,10 +287,10 @@ impl Machine {
     /// # Errors
     /// Those of the device.
     pub fn write_at<T: bytemuck::NoUninit>(&self, id: BufferId, first: usize, values: &[T]) -> Result<(), PlanError> {
-        let offset = first * size_of::<T>();
-        Ok(self
-            .device
-            .upload(self.buffer(id)?, offset, bytemuck::cast_slice(values))?)
+        self.send_inputs()?;
+        let (buffer, start) = self.buffer(id)?;
+        let offset = start + first * size_of::<T>();
+        Ok(self.device.upload(buffer, offset, bytemuck::cast_slice(values))?)
     }
 
     /// Reads a buffer's values from value `first` on.
@@ -252,35 +298,70 @@ impl Machine {
     /// # Errors
     /// Those of the device.
     pub fn read<T: bytemuck::Pod>(&self, id: BufferId, first: usize, count: usize) -> Result<Vec<T>, PlanError> {
+        self.send_inputs()?;
         let mut values = vec![T::zeroed(); count];
-        let offset = first * size_of::<T>();
+        let (buffer, start) = self.buffer(id)?;
+        let offset = start + first * size_of::<T>();
         self.device
-            .download(self.buffer(id)?, offset, bytemuck::cast_slice_mut(&mut values))?;
+            .download(buffer, offset, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
-    /// Does a step with that many rows.
+    /// Does a step: plans in order, each with what it does of the step.
     ///
     /// # Errors
     /// Too many rows, and those of the device.
-    pub fn run(&mut self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
-        self.check_rows(rows)?;
-        if rows > GRAPH_ROWS {
-            return self.launch_all(plan, rows);
+    pub fn run(&mut self, parts: &[(&Plan, &Size)]) -> Result<(), PlanError> {
+        for (_, size) in parts {
+            self.check_rows(size.rows)?;
         }
-        let key = (plan.title.clone(), rows);
-        match self.graphs.get(&key) {
+        self.send_inputs()?;
+        if parts.iter().any(|(_, size)| size.rows > GRAPH_ROWS) {
+            return self.launch_all(parts);
+        }
+        let rounded: Vec<Size> = parts.iter().map(|(_, size)| size.rounded()).collect();
+        let parts: Vec<(&Plan, &Size)> = parts.iter().map(|(plan, _)| *plan).zip(&rounded).collect();
+        let key = parts.iter().map(|(plan, size)| {
+            let counts = plan.counts().iter().map(|count| count.of(size));
+            (plan.title.clone(), counts.collect())
+        });
+        let key: GraphKey = key.collect();
+        self.clock += 1;
+        let used = self.clock;
+        let known = self.graphs.get_mut(&key).map(|recorded| {
+            recorded.used = used;
+            recorded.graph.as_ref()
+        });
+        match known {
             Some(Some(graph)) => Ok(self.device.replay(graph)?),
             Some(None) => {
-                let graph = self.record(plan, &plan.stages, rows)?;
+                self.device.begin_graph()?;
+                let launched = self.launch_all(&parts);
+                // the recording has to end even where a launch was refused
+                let graph = self.device.end_graph();
+                launched?;
+                let graph = graph?;
                 self.device.replay(&graph)?;
-                self.graphs.insert(key, Some(graph));
+                let graph = Some(graph);
+                self.graphs.insert(key, Recorded { graph, used });
                 Ok(())
             }
             None => {
-                self.graphs.insert(key, None);
-                self.launch_all(plan, rows)
+                self.forget_oldest();
+                self.graphs.insert(key, Recorded { graph: None, used });
+                self.launch_all(&parts)
             }
+        }
+    }
+
+    /// Makes room for one more graph.
+    fn forget_oldest(&mut self) {
+        if self.graphs.len() < GRAPHS {
+            return;
+        }
+        let oldest = self.graphs.iter().min_by_key(|(_, recorded)| recorded.used);
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.graphs.remove(&key);
         }
     }
 
@@ -291,12 +372,13 @@ impl Machine {
     pub fn run_observed(
         &self,
         plan: &Plan,
-        rows: usize,
+        size: &Size,
         mut observe: impl FnMut(&Self, &Stage) -> Result<(), PlanError>,
     ) -> Result<(), PlanError> {
-        self.check_rows(rows)?;
+        self.check_rows(size.rows)?;
+        self.send_inputs()?;
         for stage in &plan.stages {
-            self.launch(plan, stage, rows)?;
+            self.launch(plan, stage, size)?;
             observe(self, stage)?;
         }
         Ok(())
@@ -311,11 +393,11 @@ impl Machine {
         &self,
         plan: &Plan,
         stages: impl IntoIterator<Item = &'a Stage>,
-        rows: usize,
+        size: &Size,
     ) -> Result<Graph, PlanError> {
-        self.check_rows(rows)?;
+        self.check_rows(size.rows)?;
         self.device.begin_graph()?;
-        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, rows));
+        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, size));
         // the recording has to end even where a launch was refused
         let graph = self.device.end_graph();
         launched?;
@@ -332,11 +414,19 @@ impl Machine {
         Ok(())
     }
 
-    fn launch_all(&self, plan: &Plan, rows: usize) -> Result<(), PlanError> {
-        plan.stages.iter().try_for_each(|stage| self.launch(plan, stage, rows))
+    fn launch_all(&self, parts: &[(&Plan, &Size)]) -> Result<(), PlanError> {
+        parts.iter().try_for_each(|(plan, size)| {
+            let mut stages = plan.stages.iter();
+            stages.try_for_each(|stage| self.launch(plan, stage, size))
+        })
     }
 
-    fn launch(&self, plan: &Plan, stage: &Stage, rows: usize) -> Result<(), PlanError> {
+    fn argument(&self, id: BufferId, offset: usize) -> Result<Argument, PlanError> {
+        let (buffer, start) = self.buffer(id)?;
+        Ok(Argument::Buffer(buffer.clone(), start + offset))
+    }
+
+    fn launch(&self, plan: &Plan, stage: &Stage, size: &Size) -> Result<(), PlanError> {
         let spec = &plan.kernels[stage.kernel];
         let kernel = self
             .kernels
@@ -344,15 +434,15 @@ impl Machine {
             .ok_or_else(|| PlanError::UnknownKernel(format!("{spec} (not loaded)")))?;
         let arguments = stage.operands.iter().map(|operand| {
             Ok(match *operand {
-                Operand::Buffer(id) => Argument::Buffer(self.buffer(id)?.clone(), 0),
-                Operand::Slice(id, offset) => Argument::Buffer(self.buffer(id)?.clone(), offset),
+                Operand::Buffer(id) => self.argument(id, 0)?,
+                Operand::Slice(id, offset) => self.argument(id, offset)?,
                 Operand::Number(number) => Argument::U32(number),
-                Operand::Count(count) => Argument::U32(count.of(rows)),
+                Operand::Count(count) => Argument::U32(count.of(size)),
                 Operand::Real(real) => Argument::F32(real),
             })
         });
         let launch = Launch {
-            grid: stage.grid.map(|count| count.of(rows)),
+            grid: stage.grid.map(|count| count.of(size)),
             arguments: arguments.collect::<Result<_, PlanError>>()?,
             dependent: stage.dependent,
         };

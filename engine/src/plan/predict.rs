@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::cards::Card;
-use super::{Bytes, Plan, Stage, Step};
+use super::{Bytes, Plan, Size, Stage, Step};
 
 /// A launch with fewer blocks than this share of the units is bound by that.
 const FEW_BLOCKS: f64 = 0.5;
@@ -87,8 +87,8 @@ pub struct Group {
 impl Forecast {
     /// One launch on a card.
     pub fn new(plan: &Plan, stage: &Stage, step: &Step, card: &Card) -> Self {
-        let rows = step.total_rows();
-        let grid = stage.grid.map(|count| count.of(rows));
+        let size = Size::from(step);
+        let grid = stage.grid.map(|count| count.of(&size));
         let bytes = stage.cost.bytes(step);
         let operations = stage.cost.operations(step);
         let (seconds, bound) = time(grid, bytes.all(), operations, stage, card);

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::Cost;
+use tilekiln_kernels::attention::partition;
+
+use super::{Cost, Step};
 
 /// A kernel of the library with comptime settings, spelled as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +36,11 @@ impl fmt::Display for KernelSpec {
 pub struct BufferId(usize);
 
 impl BufferId {
+    /// The buffer at a position of the table.
+    pub(super) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
     /// Position in the table.
     pub fn index(self) -> usize {
         self.0
@@ -123,7 +130,54 @@ impl BufferTable {
     }
 }
 
-/// A number of blocks, as a function of the rows of a step.
+/// What launches depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Rows of the step.
+    pub rows: usize,
+    /// Rows of each sequence, in their order, where rows are grouped by sequence.
+    pub runs: Vec<usize>,
+    /// No row sees a key at this position or behind it.
+    pub end: usize,
+}
+
+impl Size {
+    /// A step in which nothing but the number of rows matters.
+    pub fn of_rows(rows: usize) -> Self {
+        Self {
+            rows,
+            ..Self::default()
+        }
+    }
+
+    /// The same with `end` rounded up, so that the launches of many steps in a row are equal: a sixteenth more keys at
+    /// most, or a hundred. Launches may have more blocks than keys need.
+    #[must_use]
+    pub fn rounded(&self) -> Self {
+        let step = (self.end.next_power_of_two() / 16).max(128);
+        Self {
+            end: self.end.next_multiple_of(step),
+            ..self.clone()
+        }
+    }
+
+    /// How many groups of up to `rows` rows the runs make.
+    pub fn groups(&self, rows: usize) -> usize {
+        self.runs.iter().map(|run| run.div_ceil(rows.max(1))).sum()
+    }
+}
+
+impl From<&Step> for Size {
+    fn from(step: &Step) -> Self {
+        Self {
+            rows: step.total_rows(),
+            runs: vec![step.rows; step.sequences],
+            end: step.depth + step.rows,
+        }
+    }
+}
+
+/// A number of blocks, as a function of what a step consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// Always so many.
@@ -135,17 +189,32 @@ pub enum Count {
         /// Rows (times `times`) of one block.
         per: u32,
     },
+    /// Groups of up to so many rows of a sequence.
+    Groups(u32),
+    /// Chunks of keys that a group of rows sees, as kernels divide them.
+    Chunks {
+        /// Window of the layer; [`NO_WINDOW`](tilekiln_kernels::attention::partition::NO_WINDOW) for none.
+        window: u32,
+        /// Rows of a group.
+        rows: u32,
+        /// Positions there are at most.
+        context: u32,
+    },
 }
 
 impl Count {
     /// One per row.
     pub const ROWS: Self = Self::Rows { times: 1, per: 1 };
 
-    /// How many with that many rows.
-    pub fn of(self, rows: usize) -> u32 {
+    /// How many in a step of that size.
+    pub fn of(self, size: &Size) -> u32 {
         match self {
             Self::Fixed(count) => count,
-            Self::Rows { times, per } => (rows as u32 * times).div_ceil(per.max(1)),
+            Self::Rows { times, per } => (size.rows as u32 * times).div_ceil(per.max(1)),
+            Self::Groups(rows) => size.groups(rows as usize) as u32,
+            Self::Chunks { window, rows, context } => {
+                partition::chunks(size.end.min(context as usize), window, rows as usize) as u32
+            }
         }
     }
 }
@@ -159,7 +228,7 @@ pub enum Operand {
     Slice(BufferId, usize),
     /// A number.
     Number(u32),
-    /// A number that depends on the rows of the step.
+    /// A number that depends on the size of the step.
     Count(Count),
     /// A real number.
     Real(f32),
@@ -202,9 +271,33 @@ pub struct Plan {
     pub kernels: Vec<KernelSpec>,
     /// The launches.
     pub stages: Vec<Stage>,
+    counts: Vec<Count>,
 }
 
 impl Plan {
+    /// The counts that decide what the launches of a step look like, each once.
+    pub fn counts(&self) -> &[Count] {
+        &self.counts
+    }
+
+    /// A plan with nothing but one of the stages.
+    #[must_use]
+    pub fn only(&self, stage: &Stage) -> Self {
+        let mut plan = Self::new(stage.label.clone());
+        let kernel = self.kernels[stage.kernel].clone();
+        plan.push(
+            stage.label.clone(),
+            kernel,
+            stage.grid,
+            stage.operands.clone(),
+            stage.cost,
+        );
+        if let Some(only) = plan.stages.last_mut() {
+            only.dependent = stage.dependent;
+        }
+        plan
+    }
+
     /// An empty plan.
     pub fn new(title: impl Into<String>) -> Self {
         Self {
@@ -227,6 +320,15 @@ impl Plan {
             self.kernels.push(kernel);
             self.kernels.len() - 1
         });
+        let of_operands = operands.iter().filter_map(|operand| match operand {
+            Operand::Count(count) => Some(*count),
+            _ => None,
+        });
+        for count in grid.into_iter().chain(of_operands) {
+            if !matches!(count, Count::Fixed(_)) && !self.counts.contains(&count) {
+                self.counts.push(count);
+            }
+        }
         self.stages.push(Stage {
             label: label.into(),
             kernel,

@@ -13,9 +13,9 @@ use tilekiln_runtime::host::HostDevice;
 use super::{DeviceChoice, EngineOptions, ModelService, Progress, Service, Stage, TooFewLayers};
 use crate::chat::{ChatError, Template};
 use crate::gguf;
-use crate::kv::{Geometry, KvType};
+use crate::kv::{Geometry, UnsupportedPair};
 use crate::model::config::TargetConfig;
-use crate::model::{LoadOptions, ModelError, Precision, Row, Target, Want};
+use crate::model::{LayerPolicy, LoadOptions, ModelError, Phase, Precision, Row, Target, Want};
 use crate::plan;
 use crate::sample;
 use crate::spec::Policy;
@@ -44,8 +44,8 @@ pub enum EngineError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Layers(#[from] TooFewLayers),
-    #[error("-ctk {k} -ctv {v}: keys and values have to be of one type for now; give both the same", k = k.name(), v = v.name())]
-    MixedCache { k: KvType, v: KvType },
+    #[error(transparent)]
+    Cache(#[from] UnsupportedPair),
     #[error(
         "a context of {context} tokens for {slots} slots leaves {each} for each; at least {least} are needed: use a larger -c \
          or a smaller -np"
@@ -76,6 +76,8 @@ pub struct Engine {
     pub path: PathBuf,
     /// One line about what runs where.
     pub description: String,
+    /// What was chosen for the attention of each layer.
+    pub policy: Vec<LayerPolicy>,
     /// Positions the model was made for.
     pub trained_context: usize,
     /// Weights of the model.
@@ -141,6 +143,7 @@ impl Engine {
         let config = target.config();
         let description = describe(&target, &device);
         tracing::info!("{description}");
+        let layers = target.policy();
         let policy = Policy {
             max: options.drafts,
             min: options.draft_min,
@@ -149,6 +152,7 @@ impl Engine {
         let mut engine = Self {
             name: config.name.clone(),
             description,
+            policy: layers,
             trained_context: config.context,
             parameters: file.tensors().iter().map(|tensor| tensor.values() as u64).sum(),
             bytes: file.size() as u64,
@@ -207,7 +211,7 @@ pub fn load_target(
     };
     if warm_up {
         report(step(Stage::Warmup, 0, 1));
-        target.forward(&[warmup]).map_err(at(path))?;
+        target.forward(&[warmup], Phase::Decode).map_err(at(path))?;
         report(step(Stage::Warmup, 1, 1));
     }
     Ok(target)
@@ -230,12 +234,8 @@ pub fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool
             least,
         });
     }
-    if options.kv_k != options.kv_v && !options.exact {
-        return Err(EngineError::MixedCache {
-            k: options.kv_k,
-            v: options.kv_v,
-        });
-    }
+    let kv = options.kv_types();
+    kv.check()?;
     let round = slots * (drafts + 1);
     Ok(LoadOptions {
         precision: if options.exact {
@@ -243,11 +243,12 @@ pub fn load_options(options: &EngineOptions, config: &TargetConfig, drafts: bool
         } else {
             Precision::Fast
         },
-        kv: if options.exact { KvType::F32 } else { options.kv_k },
+        kv,
         geometry: Geometry {
             slots,
             context,
             max_rows: options.chunk.clamp(1, context).max(round),
+            run: drafts + 1,
         },
         outputs: round.clamp(*OUTPUTS.start(), *OUTPUTS.end()),
     })
@@ -283,12 +284,35 @@ fn describe(target: &Target, device: &Arc<dyn Device>) -> String {
     };
     let drafter = if target.has_assistant() { ", with assistant" } else { "" };
     format!(
-        "{} on {}: {} slots of {} positions, {} cache, {precision}{drafter}, {:.1} MiB of memory",
+        "{} on {}: {} slots of {} positions, {}, {precision}{drafter}, {:.1} MiB of memory",
         target.config().name,
         device.properties().name,
         options.geometry.slots,
         options.geometry.context,
-        options.kv.name(),
+        describe_policy(&target.policy()),
         target.machine().memory_bytes() as f64 / f64::from(1 << 20)
     )
+}
+
+/// What was chosen for the caches, in few words: `35 sliding layers f16/f16 flash, 7 full layers turbo3/turbo3 flash`.
+fn describe_policy(layers: &[LayerPolicy]) -> String {
+    let mut kinds: Vec<(String, usize, usize)> = Vec::new();
+    for layer in layers {
+        let name = format!("{} {}/{} {}", layer.kind, layer.keys, layer.values, layer.attention);
+        match kinds.iter_mut().find(|(known, ..)| *known == name) {
+            Some((_, count, bytes)) => {
+                *count += 1;
+                *bytes += layer.bytes;
+            }
+            None => kinds.push((name, 1, layer.bytes)),
+        }
+    }
+    let parts = kinds.iter().map(|(name, count, bytes)| {
+        let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
+        format!(
+            "{count} {kind} layers {rest} ({:.1} MiB)",
+            *bytes as f64 / f64::from(1 << 20)
+        )
+    });
+    format!("cache: {}", parts.collect::<Vec<_>>().join(", "))
 }

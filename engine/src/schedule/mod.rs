@@ -10,8 +10,11 @@ mod service;
 
 pub use engine::{Engine, EngineError, OUTPUTS, load_options, load_target, open_device};
 pub use options::{
-    DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, KvType, LayerLimit, Progress, Stage,
+    DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, LayerLimit, Progress, Stage,
     TooFewLayers, UnknownChoice,
 };
-pub use request::{Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, Statistics, Ticket};
+pub use request::{
+    Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, SlotAction, SlotRefusal, SlotReport, Statistics,
+    Ticket,
+};
 pub use service::ModelService;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use crate::kv::KvType;
+use crate::kv::{KvType, KvTypes};
 
 /// Drafts per round when nothing is said.
 pub const DEFAULT_DRAFTS: usize = 3;
@@ -40,10 +40,8 @@ pub struct EngineOptions {
     pub device: DeviceChoice,
     /// How many layers may go to the device.
     pub layers: LayerLimit,
-    /// Element type of cached keys.
-    pub kv_k: KvType,
-    /// Element type of cached values.
-    pub kv_v: KvType,
+    /// Formats of cached keys and values; none is f16, or f32 where numbers are to be exact.
+    pub kv: Option<KvTypes>,
     /// Chat template to use in place of the file's.
     pub chat_template: Option<String>,
     /// Compile and run once before the first request.
@@ -65,8 +63,7 @@ impl Default for EngineOptions {
             exact: false,
             device: DeviceChoice::Auto,
             layers: LayerLimit::All,
-            kv_k: KvType::F16,
-            kv_v: KvType::F16,
+            kv: None,
             chat_template: None,
             warmup: true,
         }
@@ -74,6 +71,13 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// Formats of cached keys and values.
+    #[must_use]
+    pub fn kv_types(&self) -> KvTypes {
+        let default = if self.exact { KvType::F32 } else { KvType::F16 };
+        self.kv.unwrap_or(KvTypes::uniform(default))
+    }
+
     /// Positions of one slot in a model made for `trained` positions. The slots share the context evenly.
     #[must_use]
     pub fn context_per_slot(&self, trained: usize) -> usize {
@@ -167,8 +171,6 @@ const DEVICES: &[(&str, DeviceChoice)] = &[
     ("auto", DeviceChoice::Auto),
 ];
 
-const KV_TYPES: &[(&str, KvType)] = &[("f16", KvType::F16), ("f32", KvType::F32), ("bf16", KvType::Bf16)];
-
 impl FromStr for DeviceChoice {
     type Err = UnknownChoice;
 
@@ -180,20 +182,6 @@ impl FromStr for DeviceChoice {
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(name(DEVICES, self))
-    }
-}
-
-impl FromStr for KvType {
-    type Err = UnknownChoice;
-
-    fn from_str(given: &str) -> Result<Self, UnknownChoice> {
-        named(KV_TYPES, given)
-    }
-}
-
-impl fmt::Display for KvType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name(KV_TYPES, self))
     }
 }
 
@@ -228,10 +216,6 @@ mod tests {
         for (name, device) in DEVICES {
             assert_eq!(name.parse(), Ok(*device));
             assert_eq!(device.to_string(), *name);
-        }
-        for (name, kv) in KV_TYPES {
-            assert_eq!(name.to_uppercase().parse(), Ok(*kv));
-            assert_eq!(kv.to_string(), *name);
         }
         let error = "metal".parse::<DeviceChoice>().expect_err("unknown");
         assert_eq!(error.to_string(), "`metal` is none of host, cuda, hip, auto");

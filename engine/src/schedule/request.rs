@@ -1,8 +1,9 @@
 //! What a request asks for and what it gets back.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::sample;
 
@@ -146,6 +147,53 @@ pub struct ServiceStatus {
     pub context: usize,
 }
 
+/// What to do with what a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotAction {
+    /// Save it to a file.
+    Save(PathBuf),
+    /// Replace it by what a file holds.
+    Restore(PathBuf),
+    /// Forget it.
+    Erase,
+}
+
+/// What was done with a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotReport {
+    /// Tokens that were saved, restored or forgotten.
+    pub tokens: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Why nothing was done with a slot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SlotRefusal {
+    /// There are fewer.
+    #[error("there is no slot {slot}; there are {slots}, counted from 0 (-np sets how many)")]
+    Unknown {
+        /// Asked for.
+        slot: usize,
+        /// There are.
+        slots: usize,
+    },
+    /// An answer is being made in it.
+    #[error("slot {0} is answering a request; try again when it is done")]
+    Busy(usize),
+    /// This service keeps nothing in slots.
+    #[error("this service has no slots that could be saved")]
+    Unsupported,
+    /// The file or the device.
+    #[error("{0}")]
+    Failed(String),
+    /// The service has stopped.
+    #[error("the engine has stopped: {0}")]
+    Stopped(String),
+}
+
 /// Something that continues prompts: the scheduler over a model, or a stand-in in tests.
 pub trait Service: Send + Sync {
     /// Queues a request.
@@ -153,6 +201,15 @@ pub trait Service: Send + Sync {
     /// # Errors
     /// Requests that can never run, and overload.
     fn submit(&self, request: Request) -> Result<Ticket, Refusal>;
+
+    /// Saves, restores or forgets what a slot holds, between two steps of the service. What is sent back comes when it is
+    /// done.
+    fn slot(&self, slot: usize, action: SlotAction) -> oneshot::Receiver<Result<SlotReport, SlotRefusal>> {
+        let _ = (slot, action);
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(Err(SlotRefusal::Unsupported));
+        receiver
+    }
 
     /// How busy it is.
     fn status(&self) -> ServiceStatus;

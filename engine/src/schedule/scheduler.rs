@@ -1,6 +1,6 @@
 //! One model, several slots: builds the batch of each step and hands out what it gives.
 //!
-//! A step has the newest token and the drafts of every sequence that is being answered, and as much of the waiting
+//! A step evaluates the newest token and the drafts of every sequence that is being answered, then as much of the waiting
 //! prompts as fits (continuous batching). Because rows do not depend on each other, an answer does not depend on what
 //! else is being answered.
 
@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Choice, Event, Finish, Request, Statistics};
+use super::{Choice, Event, Finish, Request, SlotAction, SlotRefusal, SlotReport, Statistics};
 use crate::kv::Sequence;
 use crate::model::assistant::DraftStart;
-use crate::model::{ModelError, Output, Row, Target, Want};
+use crate::model::{self, ModelError, Output, Row, Target, Want};
 use crate::sample::{LogProbabilities, NoChoice, Sampler, log_probabilities};
 use crate::spec::{Policy, verify};
 
@@ -202,6 +202,47 @@ impl Scheduler {
         });
     }
 
+    /// Saves, restores or forgets what a slot holds.
+    ///
+    /// # Errors
+    /// Slots that do not exist or are answering, files that do not belong here, and those of the device.
+    pub fn slot(&mut self, index: usize, action: &SlotAction) -> Result<SlotReport, SlotRefusal> {
+        let started = Instant::now();
+        let slots = self.slots.len();
+        let slot = self.slots.get_mut(index);
+        let slot = slot.ok_or(SlotRefusal::Unknown { slot: index, slots })?;
+        if slot.answer.is_some() {
+            return Err(SlotRefusal::Busy(index));
+        }
+        let failed = |error: ModelError| SlotRefusal::Failed(error.to_string());
+        let bytes = match action {
+            SlotAction::Save(path) => self.target.save_slot(index, &slot.sequence, path).map_err(failed)?,
+            SlotAction::Restore(path) => match self.target.restore_slot(index, path) {
+                Ok(sequence) => {
+                    slot.sequence = sequence;
+                    std::fs::metadata(path).map_or(0, |file| file.len())
+                }
+                Err(error) => {
+                    // a refused file has changed nothing, a device that failed half way has
+                    if !matches!(error, ModelError::Slot(_)) {
+                        slot.sequence = Sequence::default();
+                    }
+                    return Err(failed(error));
+                }
+            },
+            SlotAction::Erase => 0,
+        };
+        let tokens = slot.sequence.len();
+        if *action == SlotAction::Erase {
+            slot.sequence = Sequence::default();
+        }
+        Ok(SlotReport {
+            tokens,
+            bytes,
+            time: started.elapsed(),
+        })
+    }
+
     /// Ends everything with an error.
     pub fn fail(&mut self, reason: &str) {
         for slot in &mut self.slots {
@@ -213,18 +254,25 @@ impl Scheduler {
         }
     }
 
-    /// Evaluates one batch.
+    /// Evaluates the newest tokens and drafts of all answers, then as much of the waiting prompts as fits. Which kernels
+    /// compute a row depends on which of the two it is, so they are two steps.
     ///
     /// # Errors
     /// Those of the model. Nothing of the step is kept then; call [`Self::fail`].
     pub fn step(&mut self) -> Result<(), ModelError> {
         self.drop_cancelled();
         self.tell_samplers()?;
-        let (rows, shares) = self.batch()?;
+        let (rows, shares) = self.decode_batch()?;
+        self.evaluate(&rows, shares, model::Phase::Decode)?;
+        let (rows, shares) = self.prompt_batch();
+        self.evaluate(&rows, shares, model::Phase::Prompt)
+    }
+
+    fn evaluate(&mut self, rows: &[Row], shares: Vec<Share>, phase: model::Phase) -> Result<(), ModelError> {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut outputs = self.target.forward(&rows)?.into_iter();
+        let mut outputs = self.target.forward(rows, phase)?.into_iter();
         let mut keep = Vec::new();
         for share in shares {
             let index = share.slot;
@@ -285,8 +333,8 @@ impl Scheduler {
         }
     }
 
-    /// The rows of the next step, and whose they are.
-    fn batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), ModelError> {
+    /// The newest tokens and their drafts, and whose they are.
+    fn decode_batch(&mut self) -> Result<(Vec<Row>, Vec<Share>), ModelError> {
         let drafts = self.draft()?;
         let mut rows = Vec::new();
         let mut shares = Vec::new();
@@ -309,11 +357,12 @@ impl Scheduler {
                 kind,
             });
         }
-        self.add_prompts(&mut rows, &mut shares);
         Ok((rows, shares))
     }
 
-    fn add_prompts(&self, rows: &mut Vec<Row>, shares: &mut Vec<Share>) {
+    /// Tokens of prompts, and whose they are.
+    fn prompt_batch(&self) -> (Vec<Row>, Vec<Share>) {
+        let (mut rows, mut shares) = (Vec::new(), Vec::new());
         let limit = self.target.options().geometry.max_rows;
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(answer) = &slot.answer else { continue };
@@ -343,6 +392,7 @@ impl Scheduler {
                 kind: ShareKind::Prompt(count),
             });
         }
+        (rows, shares)
     }
 
     /// Drafts for each slot; none where nothing is drafted.

@@ -6,8 +6,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use tokio::sync::oneshot;
+
 use super::scheduler::{Job, Scheduler};
-use super::{Event, Refusal, Request, Service, ServiceStatus, Ticket};
+use super::{Event, Refusal, Request, Service, ServiceStatus, SlotAction, SlotRefusal, SlotReport, Ticket};
 use crate::model::Target;
 use crate::sample::Sampler;
 use crate::spec::Policy;
@@ -32,9 +34,21 @@ impl Shared {
     }
 }
 
+/// What the thread is asked to do.
+enum Order {
+    /// Answer a request.
+    Answer(Box<Job>),
+    /// Do something with what a slot holds.
+    Slot {
+        slot: usize,
+        action: SlotAction,
+        reply: oneshot::Sender<Result<SlotReport, SlotRefusal>>,
+    },
+}
+
 /// A model that answers requests.
 pub struct ModelService {
-    jobs: Sender<Job>,
+    orders: Sender<Order>,
     shared: Arc<Shared>,
     slots: usize,
     context: usize,
@@ -49,7 +63,7 @@ impl ModelService {
     /// # Errors
     /// No thread can be started.
     pub fn start(target: Target, policy: Policy, queue: usize, suppressed: &[u32]) -> std::io::Result<Self> {
-        let (jobs, incoming) = mpsc::channel();
+        let (orders, incoming) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let geometry = target.options().geometry;
         let vocabulary = target.vocabulary();
@@ -59,7 +73,7 @@ impl ModelService {
             .name("scheduler".to_owned())
             .spawn(move || work(scheduler, &incoming, &seen))?;
         Ok(Self {
-            jobs,
+            orders,
             shared,
             slots: geometry.slots,
             context: geometry.context,
@@ -71,14 +85,23 @@ impl ModelService {
 }
 
 /// Answers until nobody can ask any more, or the device fails.
-fn work(mut scheduler: Scheduler, incoming: &Receiver<Job>, shared: &Shared) {
+fn work(mut scheduler: Scheduler, incoming: &Receiver<Order>, shared: &Shared) {
     let mut waiting = VecDeque::new();
     loop {
+        let mut first = None;
         if scheduler.busy() == 0 && waiting.is_empty() {
-            let Ok(job) = incoming.recv() else { return };
-            waiting.push_back(job);
+            let Ok(order) = incoming.recv() else { return };
+            first = Some(order);
         }
-        waiting.extend(incoming.try_iter());
+        for order in first.into_iter().chain(incoming.try_iter()) {
+            match order {
+                Order::Answer(job) => waiting.push_back(*job),
+                Order::Slot { slot, action, reply } => {
+                    // who asked may have gone away
+                    let _ = reply.send(scheduler.slot(slot, &action));
+                }
+            }
+        }
         let before = waiting.len();
         scheduler.admit(&mut waiting);
         shared.waiting.fetch_sub(before - waiting.len(), Ordering::Relaxed);
@@ -125,11 +148,23 @@ impl Service for ModelService {
             sampler,
             events: sender,
         };
-        if self.jobs.send(job).is_err() {
+        if self.orders.send(Order::Answer(Box::new(job))).is_err() {
             self.shared.stop("its thread has ended");
             return Err(Refusal::Stopped("its thread has ended".to_owned()));
         }
         Ok(Ticket { events })
+    }
+
+    fn slot(&self, slot: usize, action: SlotAction) -> oneshot::Receiver<Result<SlotReport, SlotRefusal>> {
+        let (reply, receiver) = oneshot::channel();
+        if let Err(mpsc::SendError(Order::Slot { reply, .. })) = self.orders.send(Order::Slot { slot, action, reply }) {
+            let reason = self
+                .shared
+                .reason()
+                .unwrap_or_else(|| "its thread has ended".to_owned());
+            let _ = reply.send(Err(SlotRefusal::Stopped(reason)));
+        }
+        receiver
     }
 
     fn status(&self) -> ServiceStatus {

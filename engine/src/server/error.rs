@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::request::Invalid;
 use super::text::NoPrompt;
-use crate::schedule::Refusal;
+use crate::schedule::{Refusal, SlotRefusal};
 
 /// Seconds after which a client may try again when too many requests wait.
 const RETRY_SECONDS: u16 = 1;
@@ -28,12 +28,18 @@ pub enum ApiError {
     /// The service does not take it.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// Nothing was done with a slot.
+    #[error("{0}")]
+    Slot(#[from] SlotRefusal),
+    /// The server was not told where slots are saved.
+    #[error("slots are not saved here; start the server with --slot-save-path DIR")]
+    NoSlotFolder,
     /// No key, or a wrong one.
     #[error("a valid API key is needed: send `Authorization: Bearer KEY` with the key the server was started with")]
     Unauthorized,
     /// No such path.
     #[error(
-        "there is no {path}; there are /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, /props, /slots, /tokenize, /detokenize and /apply-template"
+        "there is no {path}; there are /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, /props, /slots, /slots/ID, /tokenize, /detokenize and /apply-template"
     )]
     NotFound {
         /// What was asked for.
@@ -94,6 +100,14 @@ impl ApiError {
                 Refusal::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Stopped(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
+            Self::Slot(refusal) => match refusal {
+                SlotRefusal::Unknown { .. } => StatusCode::NOT_FOUND,
+                SlotRefusal::Busy(_) => StatusCode::CONFLICT,
+                SlotRefusal::Failed(_) => StatusCode::BAD_REQUEST,
+                SlotRefusal::Unsupported => StatusCode::NOT_IMPLEMENTED,
+                SlotRefusal::Stopped(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::NoSlotFolder => StatusCode::NOT_IMPLEMENTED,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound { .. } | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -122,6 +136,14 @@ impl ApiError {
                 Refusal::Busy { .. } => ("unavailable_error", Some("queue_full"), None),
                 Refusal::Stopped(_) => ("server_error", Some("engine_failed"), None),
             },
+            Self::Slot(refusal) => match refusal {
+                SlotRefusal::Unknown { .. } => (INVALID, Some("unknown_slot"), Some("id_slot".into())),
+                SlotRefusal::Busy(_) => (INVALID, Some("slot_busy"), Some("id_slot".into())),
+                SlotRefusal::Failed(_) => (INVALID, Some("slot_file"), Some("filename".into())),
+                SlotRefusal::Unsupported => ("not_supported_error", Some("slots_not_saved"), None),
+                SlotRefusal::Stopped(_) => ("server_error", Some("engine_failed"), None),
+            },
+            Self::NoSlotFolder => ("not_supported_error", Some("slots_not_saved"), None),
             Self::Unauthorized => ("authentication_error", Some("invalid_api_key"), None),
             Self::NotFound { .. } => (INVALID, Some("unknown_path"), None),
             Self::UnknownModel { .. } => (INVALID, Some("model_not_found"), Some("model".into())),

@@ -13,6 +13,7 @@ pub mod native;
 pub mod request;
 pub mod text;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
 
+use crate::model::LayerPolicy;
 use crate::sample;
 use crate::schedule::Service;
 pub use error::ApiError;
@@ -53,6 +55,8 @@ pub struct Application {
     pub path: String,
     /// One line about what runs where.
     pub description: String,
+    /// What was chosen for the attention of each layer.
+    pub policy: Vec<LayerPolicy>,
     /// Positions the model was made for.
     pub trained_context: usize,
     /// Parameters of the model.
@@ -74,6 +78,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Time that answers have to end by themselves at shutdown.
     pub grace: Duration,
+    /// Folder for what slots hold; none saves nothing.
+    pub slot_folder: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -84,6 +90,7 @@ impl Default for Settings {
             body_limit: DEFAULT_BODY_LIMIT,
             keep_alive: Duration::from_secs(5),
             grace: Duration::from_secs(5),
+            slot_folder: None,
         }
     }
 }
@@ -144,6 +151,7 @@ impl Server {
             .route("/metrics", get(native::metrics))
             .route("/props", get(native::props))
             .route("/slots", get(native::slots))
+            .route("/slots/{id}", post(native::slot))
             .route("/tokenize", post(native::tokenize))
             .route("/detokenize", post(native::detokenize))
             .route("/apply-template", post(native::apply_template))

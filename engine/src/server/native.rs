@@ -1,20 +1,22 @@
 //! Paths beside the completions, as llama-server has them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::completions::{begun, blocking};
 use super::error::ApiError;
 use super::text::decode;
 use super::{Application, Server, request};
-use crate::schedule::ServiceStatus;
+use crate::schedule::{ServiceStatus, SlotAction, SlotRefusal};
 
 type Shared = State<Arc<Server>>;
 type Body = Result<Bytes, BytesRejection>;
@@ -143,6 +145,58 @@ pub async fn slots(State(server): Shared) -> Result<Json<Value>, ApiError> {
     } = server.application()?.service.status();
     let slot = |id: usize| json!({"id": id, "n_ctx": context, "is_processing": id < busy});
     Ok(Json((0..slots).map(slot).collect()))
+}
+
+/// What `POST /slots/{id}` is asked to do.
+#[derive(Deserialize)]
+pub struct Asked {
+    action: String,
+}
+
+/// `POST /slots/{id}?action=save|restore|erase`: what a slot holds goes to a file of the server's folder, comes back from
+/// it, or is forgotten.
+///
+/// # Errors
+/// Slots and actions that do not exist, slots that are answering, and files that do not belong here.
+pub async fn slot(
+    State(server): Shared,
+    Path(id): Path<usize>,
+    Query(Asked { action }): Query<Asked>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let service = server.application()?.service.clone();
+    let named = || -> Result<(String, PathBuf), ApiError> {
+        let folder = server.settings.slot_folder.as_ref().ok_or(ApiError::NoSlotFolder)?;
+        let name = request::file_name(&server.body(&headers, body)?)?;
+        Ok((name.clone(), folder.join(name)))
+    };
+    let (name, asked) = match action.as_str() {
+        "save" => {
+            let (name, path) = named()?;
+            (Some(name), SlotAction::Save(path))
+        }
+        "restore" => {
+            let (name, path) = named()?;
+            (Some(name), SlotAction::Restore(path))
+        }
+        "erase" => (None, SlotAction::Erase),
+        other => return Err(request::unknown_action(other).into()),
+    };
+    let stopped = |_| SlotRefusal::Stopped("its thread has ended".to_owned());
+    let done = service.slot(id, asked).await.map_err(stopped)??;
+    let milliseconds = done.time.as_secs_f64() * 1e3;
+    Ok(Json(match action.as_str() {
+        "save" => json!({
+            "id_slot": id, "filename": name, "n_saved": done.tokens, "n_written": done.bytes,
+            "timings": {"save_ms": milliseconds},
+        }),
+        "restore" => json!({
+            "id_slot": id, "filename": name, "n_restored": done.tokens, "n_read": done.bytes,
+            "timings": {"restore_ms": milliseconds},
+        }),
+        _ => json!({"id_slot": id, "n_erased": done.tokens}),
+    }))
 }
 
 /// `POST /tokenize`

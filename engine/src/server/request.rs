@@ -282,6 +282,30 @@ pub fn tokenize(body: &[u8]) -> Result<Tokenize, Invalid> {
     })
 }
 
+/// Parses the body of `/slots/{id}`: the name of a file in the server's folder.
+///
+/// # Errors
+/// Whatever is no such request, and names that lead out of the folder.
+pub fn file_name(body: &[u8]) -> Result<String, Invalid> {
+    let fields = Fields::parse(body)?;
+    let name = fields
+        .string("filename")?
+        .ok_or_else(|| Invalid::missing("filename", "a string"))?;
+    let is_plain =
+        !name.starts_with('.') && !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "._- ".contains(c));
+    if is_plain {
+        Ok(name)
+    } else {
+        let wanted = "a name of letters, digits, dots, dashes and spaces, without folders";
+        Err(Invalid::wanted("filename", &Value::String(name), wanted))
+    }
+}
+
+/// `/slots/{id}` cannot do that.
+pub fn unknown_action(action: &str) -> Invalid {
+    Invalid::wanted("action", &Value::String(action.to_owned()), "save, restore or erase")
+}
+
 /// Parses the body of `/detokenize`.
 ///
 /// # Errors

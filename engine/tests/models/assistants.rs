@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tilekiln::gguf::File;
 use tilekiln::model::assistant::{DraftStart, Head};
-use tilekiln::model::{Target, Want};
+use tilekiln::model::{Phase, Target, Want};
 use tilekiln::spec::{Verdict, verify};
 use tilekiln_runtime::device::Device;
 
@@ -51,7 +51,7 @@ fn prefill(target: &mut Target, slot: u32, prompt: &[u32]) -> u32 {
     let mut next = 0;
     let mut last = 0;
     for part in all.chunks(target.options().geometry.max_rows) {
-        let outputs = target.forward(part).unwrap();
+        let outputs = target.forward(part, Phase::Prompt).unwrap();
         next = outputs.last().map_or(next, |output| output.token);
         last = part.len() - 1;
     }
@@ -159,7 +159,9 @@ fn sequences_are_drafted_for_together_as_apart() {
 /// One round: evaluates the newest token with its drafts at `position`, keeps the confirmed part.
 fn round(target: &mut Target, slot: u32, position: usize, newest: u32, drafts: &[u32]) -> (Verdict, Vec<f32>) {
     let batch: Vec<u32> = std::iter::once(newest).chain(drafts.iter().copied()).collect();
-    let outputs = target.forward(&rows(slot, position, &batch, Want::Token)).unwrap();
+    let outputs = target
+        .forward(&rows(slot, position, &batch, Want::Token), Phase::Decode)
+        .unwrap();
     let verdict = verify(drafts, |row| Ok::<_, ()>(outputs[row].token), |_| false).unwrap();
     let hidden = target.hidden(verdict.accepted).unwrap();
     target.keep_hidden(&[(slot, verdict.accepted)]).unwrap();

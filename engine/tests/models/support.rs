@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tilekiln::gguf::File;
-use tilekiln::kv::{Geometry, KvType};
+use tilekiln::kv::{Geometry, KvType, KvTypes};
 use tilekiln::model::{LoadOptions, Precision, Row, Target, Want};
 use tilekiln_dsl::target::Vendor;
 use tilekiln_runtime::cuda::CudaDevice;
@@ -104,11 +104,12 @@ pub fn load(
 ) -> Target {
     let options = LoadOptions {
         precision,
-        kv,
+        kv: KvTypes::uniform(kv),
         geometry: Geometry {
             slots,
             context: 96,
             max_rows,
+            run: 16,
         },
         outputs: 16,
     };

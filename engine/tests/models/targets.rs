@@ -1,7 +1,7 @@
 //! Targets against the golden logits, exact and fast.
 
 use tilekiln::model::config::LayerKind;
-use tilekiln::model::{Target, Want};
+use tilekiln::model::{Phase, Target, Want};
 use tilekiln_tests::golden::Golden;
 
 use crate::support::{Case, Distance, EXACT, FAST, argmax, cases, devices, in_full, load, rows, tokens};
@@ -11,7 +11,9 @@ fn logits(target: &mut Target, slot: u32, prompt: &[u32], chunk: usize) -> Vec<V
     let mut all = Vec::new();
     for first in (0..prompt.len()).step_by(chunk) {
         let part = &prompt[first..(first + chunk).min(prompt.len())];
-        let outputs = target.forward(&rows(slot, first, part, Want::Logits)).unwrap();
+        let outputs = target
+            .forward(&rows(slot, first, part, Want::Logits), Phase::Prompt)
+            .unwrap();
         all.extend(outputs.into_iter().map(|output| output.logits.unwrap()));
     }
     all
@@ -57,11 +59,14 @@ fn follow_greedily(target: &mut Target, golden: &Golden, (slot, prompt): (u32, &
     let want_logits = golden.f32(&format!("{prompt}.greedy_logits")).unwrap();
     // the last prompt token again: the same step gives the same answer
     let last = ids.len() - 1;
-    let mut next = target.forward(&rows(slot, last, &ids[last..], Want::Token)).unwrap()[0].token;
+    let mut next = target
+        .forward(&rows(slot, last, &ids[last..], Want::Token), Phase::Decode)
+        .unwrap()[0]
+        .token;
     for (step, want) in want_logits.rows().enumerate() {
         assert_eq!(next, want_tokens[step], "{what}, greedy token {step}");
         let output = target
-            .forward(&rows(slot, ids.len() + step, &[next], Want::Logits))
+            .forward(&rows(slot, ids.len() + step, &[next], Want::Logits), Phase::Decode)
             .unwrap()
             .remove(0);
         let got = output.logits.unwrap();

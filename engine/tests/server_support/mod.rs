@@ -424,6 +424,7 @@ pub fn application(service: Arc<Scripted>) -> Application {
         model: "tiny".into(),
         path: "tiny.gguf".into(),
         description: "a stand-in".into(),
+        policy: Vec::new(),
         trained_context: 8192,
         parameters: 7,
         bytes: 28,

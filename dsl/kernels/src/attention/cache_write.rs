@@ -41,11 +41,49 @@ pub fn cache_write<K: KvStore, V: KvStore>(
     #[comptime] head_dim: usize,
 ) {
     trigger_dependents();
+    store_pair::<K, V>(
+        k,
+        v,
+        w,
+        positions,
+        slots,
+        inverse_frequency,
+        page_table,
+        cache_k,
+        cache_v,
+        block_index_y(),
+        kv_heads,
+        stride,
+        slot_pages,
+        eps,
+        head_dim,
+        threads::<K, V>(head_dim),
+    );
+}
+
+/// Stores one head's key and value of the block's token, one value a thread. Waits for the launches in front.
+#[tile_fn]
+pub(super) fn store_pair<K: KvStore, V: KvStore>(
+    k: In<f32>,
+    v: In<f32>,
+    w: In<f32>,
+    positions: In<u32>,
+    slots: In<u32>,
+    inverse_frequency: In<f32>,
+    page_table: In<u32>,
+    cache_k: Out<u8>,
+    cache_v: Out<u8>,
+    kv_head: Val<u32>,
+    kv_heads: Val<u32>,
+    stride: Val<u32>,
+    slot_pages: Val<u32>,
+    eps: Val<f32>,
+    #[comptime] head_dim: usize,
+    #[comptime] threads: usize,
+) {
     let token = block_index();
-    let kv_head = block_index_y();
     let dim = thread_index();
     let slot = slots[token];
-    let threads = threads::<K, V>(head_dim);
     let terms = Shared::<f32>::new(threads);
     let codes = Shared::<u8>::new(threads);
     let mut weight = f32(0.0);

@@ -8,6 +8,7 @@ use super::codec::{KvCodec, KvStore, UnitShape};
 use super::flash::{FlashShape, flash_decode, flash_prefill};
 use super::kv_block::{KvQ4, KvQ8};
 use super::pages::Side;
+use super::prepare::prepare_attention;
 use super::queries::prepare_queries;
 use super::{cache_read, cache_write, exact};
 use crate::registry::prelude::*;
@@ -107,6 +108,8 @@ pub struct Pair {
     pub exact: fn(usize) -> KernelDef,
     /// [`flash_decode`] and [`flash_prefill`], where both formats are fast.
     pub flash: Option<[fn(FlashShape) -> KernelDef; 2]>,
+    /// [`prepare_attention`] of a head_dim, where both formats are fast.
+    pub prepare: Option<fn(usize) -> KernelDef>,
 }
 
 impl Pair {
@@ -116,12 +119,14 @@ impl Pair {
             cache_write: cache_write::cache_write::<Keys, Values>,
             exact: exact::attend_exact::<Keys, Values>,
             flash: None,
+            prepare: None,
         }
     }
 
     const fn of<Keys: KvCodec, Values: KvCodec>() -> Self {
         Self {
             flash: Some([flash_decode::<Keys, Values>, flash_prefill::<Keys, Values>]),
+            prepare: Some(prepare_attention::<Keys, Values>),
             ..Self::stored::<Keys, Values>()
         }
     }
@@ -212,6 +217,16 @@ pub fn fast(settings: &Settings) -> Result<Fast, SettingError> {
     find(name)
         .and_then(|format| format.fast)
         .ok_or_else(|| settings.unsupported("k", name, &known))
+}
+
+/// [`prepare_attention`] for the formats that the settings name.
+///
+/// # Errors
+/// As [`flash`].
+pub fn prepare(settings: &Settings) -> Result<fn(usize) -> KernelDef, SettingError> {
+    flash(settings)?;
+    let prepare = pair(settings)?.prepare;
+    prepare.ok_or_else(|| settings.unsupported("k", "f32", &["a format with fast attention"]))
 }
 
 /// The kernels of fast attention for the formats that the settings name.

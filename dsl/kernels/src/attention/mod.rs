@@ -14,6 +14,7 @@ pub mod kv_float;
 pub mod kv_turbo;
 pub mod pages;
 pub mod partition;
+pub mod prepare;
 pub mod queries;
 mod rotate_back;
 mod scores;

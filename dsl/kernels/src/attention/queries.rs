@@ -78,10 +78,39 @@ pub fn prepare_queries<K: KvCodec>(
     #[comptime] head_dim: usize,
 ) {
     trigger_dependents();
+    store_query::<K>(
+        q,
+        w,
+        positions,
+        inverse_frequency,
+        out,
+        block_index_y(),
+        heads,
+        stride,
+        eps,
+        head_dim,
+        threads::<K>(head_dim),
+    );
+}
+
+/// Prepares one query of the block's token, one value a thread. Waits for the launches in front.
+#[tile_fn]
+pub(super) fn store_query<Keys: KvCodec>(
+    q: In<f32>,
+    w: In<f32>,
+    positions: In<u32>,
+    inverse_frequency: In<f32>,
+    out: Out<u32>,
+    head: Val<u32>,
+    heads: Val<u32>,
+    stride: Val<u32>,
+    eps: Val<f32>,
+    #[comptime] head_dim: usize,
+    #[comptime] threads: usize,
+) {
+    let stored = Keys::stored(head_dim);
     let token = block_index();
-    let head = block_index_y();
     let dim = thread_index();
-    let threads = threads::<K>(head_dim);
     let position = positions[token];
     let mut weight = f32(0.0);
     if dim < head_dim {
@@ -94,18 +123,22 @@ pub fn prepare_queries<K: KvCodec>(
     }
     let normed = value * head_scale(value, eps, head_dim, threads) * weight;
     let mut query = rotate_head(normed, position, inverse_frequency, head_dim, threads) * LOG2_E;
-    if K::ROTATED {
+    if Keys::ROTATED {
         let exchange = Shared::<f32>::new(threads);
         query = rotate(query, dim, exchange, SIGNS_1, SIGNS_2);
     }
     /// threads with even values pack those of their neighbours
     let next = shuffle_down(query, 1);
-    let order = Order::of::<K>(head_dim);
-    let first = (token * heads + head) * (K::TERMS * threads / 2) + order.word(dim);
-    let words = terms::<K::Element>(fitting::<K::Element>(query), fitting::<K::Element>(next), K::TERMS);
-    if dim % 2 == 0 {
-        for term in 0..K::TERMS {
-            out[first + term * threads / 2] = words[term];
+    let order = Order::of::<Keys>(head_dim);
+    let first = (token * heads + head) * (Keys::TERMS * stored / 2) + order.word(dim);
+    let words = terms::<Keys::Element>(
+        fitting::<Keys::Element>(query),
+        fitting::<Keys::Element>(next),
+        Keys::TERMS,
+    );
+    if (dim % 2 == 0) & (dim < stored) {
+        for term in 0..Keys::TERMS {
+            out[first + term * stored / 2] = words[term];
         }
     }
 }

@@ -6,7 +6,8 @@ use tilekiln_dsl::target::FragmentLayout;
 use super::codec::{BlockCodec, WeightCodec};
 use super::packed::halves::{PackedHalf, PackedHalves};
 use super::packed::pack::Packer;
-use super::packed::stream::Tiling;
+use super::packed::stream::{Footprint, Tiling};
+use super::packed::worth::RowWorth;
 use super::packed::{Packed, PackedFormat, gated, groups_down, halves, product, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
@@ -38,6 +39,8 @@ pub struct Packing {
     pub bytes: fn(usize, usize) -> usize,
     /// What packs rows of a file for a layout.
     pub packer: fn(FragmentLayout) -> Packer,
+    /// What products take of shared memory.
+    pub footprint: Footprint,
     /// Products with int8 activations; halves have [`packed_halves`](super::packed::halves::packed_halves).
     pub int8: Option<Int8Products>,
 }
@@ -99,6 +102,10 @@ impl Weight {
             packing: Some(Packing {
                 bytes: bytes_packed::<Format>,
                 packer: Packer::new::<Format>,
+                footprint: Footprint {
+                    copy_bytes: Format::SECTIONS.bytes(),
+                    row_floats: RowWorth::stride::<Format>(),
+                },
                 int8: Some(Int8Products {
                     product: product::packed_product::<Format>,
                     pair: product::packed_pair::<Format, q6_k::Q6K>,
@@ -115,6 +122,7 @@ impl Weight {
             packing: Some(Packing {
                 bytes: bytes_of_halves,
                 packer: Packer::halves,
+                footprint: halves::FOOTPRINT,
                 int8: None,
             }),
             ..Self::floats::<Half>()

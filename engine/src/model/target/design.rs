@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, caches, tile_for};
+use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Target, Want, caches};
 use crate::gguf;
 use crate::model::ModelError;
 use crate::model::assistant::Assistant;
 use crate::model::choice::{Choice, ChoiceSizes, Choosing};
-use crate::model::config::{AssistantConfig, Names, TargetConfig};
-use crate::model::planner::CacheBuffers;
+use crate::model::config::{AssistantConfig, LayerKind, Names, TargetConfig};
+use crate::model::planner::{Attention, CacheBuffers, Chip, Method, Phase, RowTiles, Steps};
 use crate::model::weights::{Contents, Loader};
 use crate::plan::{BufferKind, BufferTable, KernelSpec, Plan, PlanError, Step};
 
@@ -21,6 +21,8 @@ pub struct Design {
     pub(super) table: BufferTable,
     pub(super) buffers: Buffers,
     pub(super) caches: Vec<Option<CacheBuffers>>,
+    pub(super) attention: Attention,
+    pub(super) tiles: RowTiles,
     pub(super) plans: Plans,
     pub(super) choice: Choice,
     pub(super) contents: Contents,
@@ -28,17 +30,27 @@ pub struct Design {
 }
 
 impl Design {
-    /// Plans a model and, where given, its assistant.
+    /// Plans a model and, where given, its assistant, for a chip.
     ///
     /// # Errors
-    /// Files that are no such models or do not belong together.
-    pub fn read(file: &gguf::File, assistant: Option<&gguf::File>, options: LoadOptions) -> Result<Self, ModelError> {
+    /// Files that are no such models or do not belong together, and formats of caches that no kernel takes together.
+    pub fn read(
+        file: &gguf::File,
+        assistant: Option<&gguf::File>,
+        options: LoadOptions,
+        chip: Chip<'_>,
+    ) -> Result<Self, ModelError> {
         let config = TargetConfig::read(file.metadata())?;
         let mut table = BufferTable::new(options.geometry.max_rows);
-        let mut loader = Loader::new(file, Names::Current);
-        let network = Network::take(&config, &options, &mut loader, &mut table)?;
-        let buffers = network.buffers(&config, &options, &mut table);
-        let caches = caches(&config, &options, &mut table)?;
+        let target = chip.target;
+        let tiles = RowTiles::of(options.precision, target);
+        let steps = Steps::of_target(&options.geometry);
+        let how = (options.kv, options.precision);
+        let attention = Attention::add(&mut table, "step", target, &config.shape, how, steps)?;
+        let mut loader = Loader::new(file, Names::Current, options.layout(target));
+        let network = Network::take(&config, &attention, &mut loader, &mut table)?;
+        let buffers = network.buffers(&config, &options, loader.widest_halves(), &mut table);
+        let caches = caches(&config, &options, &mut loader, &mut table)?;
         let carry = table.add(
             "carry",
             BufferKind::Cache,
@@ -51,6 +63,8 @@ impl Design {
                     embedding: &network.embedding,
                     caches: &caches,
                     options: &options,
+                    chip,
+                    tiles: &tiles,
                     carry,
                     vocabulary: network.embedding.rows,
                 };
@@ -66,7 +80,15 @@ impl Design {
             vocabulary: network.head.rows,
         };
         let choice = Choice::add(&mut table, sizes);
-        let plans = network.plans(&config, &options, &buffers, &caches, carry, &choice);
+        let plans = network.plans(
+            &config,
+            &options,
+            (chip, &tiles),
+            (&buffers, &attention),
+            &caches,
+            carry,
+            &choice,
+        );
         Ok(Self {
             vocabulary: network.embedding.rows,
             config,
@@ -74,6 +96,8 @@ impl Design {
             table,
             buffers,
             caches,
+            attention,
+            tiles,
             plans,
             choice,
             contents: loader.finish(),
@@ -86,11 +110,26 @@ impl Design {
         &self.config
     }
 
+    /// All plans, and what their operands are.
+    pub(in crate::model) fn all(&self) -> (impl Iterator<Item = &Plan>, &BufferTable) {
+        let drafting = self.assistant.iter().flat_map(|(assistant, _)| assistant.plans());
+        (self.plans.all().chain(drafting), &self.table)
+    }
+
     /// All kernels that are compiled for it.
     pub fn kernels(&self) -> BTreeSet<&KernelSpec> {
-        let drafting = self.assistant.iter().flat_map(|(assistant, _)| assistant.plans());
-        let plans = self.plans.all().chain(drafting);
+        let (plans, _) = self.all();
         plans.flat_map(|plan| &plan.kernels).collect()
+    }
+
+    /// Bytes of what is filled once, when the model is loaded: its weights above all.
+    pub fn constant_bytes(&self) -> usize {
+        let constants = self
+            .table
+            .specs()
+            .iter()
+            .filter(|spec| spec.kind == BufferKind::Constant);
+        constants.map(|spec| spec.bytes).sum()
     }
 
     /// Bytes of all buffers.
@@ -100,26 +139,96 @@ impl Design {
 
     /// The launches of a step, as [`Target::step`].
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
-        self.plans.step(step, outputs, self.options.outputs)
+        self.plans
+            .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
     }
+
+    /// What was chosen for each layer.
+    pub fn policy(&self) -> Vec<LayerPolicy> {
+        policy(&self.config, &self.options, &self.attention)
+    }
+}
+
+/// What was chosen for the attention of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LayerPolicy {
+    /// The layer.
+    pub layer: usize,
+    /// `full` or `sliding`.
+    pub kind: &'static str,
+    /// The layer whose keys and values it reads: itself or an earlier one.
+    pub owner: usize,
+    /// Format of keys.
+    pub keys: &'static str,
+    /// Format of values.
+    pub values: &'static str,
+    /// `flash` on matrix units, or `exact` in f32.
+    pub attention: &'static str,
+    /// Positions that the cache holds of a sequence.
+    pub positions: usize,
+    /// Bytes of the cache over all slots; 0 where another layer owns it.
+    pub bytes: usize,
+}
+
+/// What was chosen for each layer of a model.
+pub(super) fn policy(config: &TargetConfig, options: &LoadOptions, attention: &Attention) -> Vec<LayerPolicy> {
+    let layers = config.shape.layers.iter().enumerate();
+    let layers = layers.map(|(index, layer)| {
+        let types = options.kv.of(layer.kind);
+        let page = types.keys.page_bytes(layer.head_dim) + types.values.page_bytes(layer.head_dim);
+        let pages = options.geometry.slots * options.geometry.slot_pages(layer.window);
+        LayerPolicy {
+            layer: index,
+            kind: match layer.kind {
+                LayerKind::Full => "full",
+                LayerKind::Sliding => "sliding",
+            },
+            owner: layer.kv_from,
+            keys: types.keys.name(),
+            values: types.values.name(),
+            attention: match attention.method(layer, config.shape.heads) {
+                Method::Exact => "exact",
+                Method::Flash { .. } => "flash",
+            },
+            positions: options.geometry.capacity(layer.window),
+            bytes: if layer.kv_from == index {
+                pages * layer.kv_heads * page
+            } else {
+                0
+            },
+        }
+    });
+    layers.collect()
 }
 
 impl Plans {
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Plan> {
         let Self {
+            decode,
             full,
             prompt,
             head,
             keep,
         } = self;
-        [full, prompt, keep].into_iter().chain(head).flatten()
+        [full, prompt, keep].into_iter().chain(head).chain(decode).flatten()
     }
 
-    /// What [`Target::forward`] runs for a step of which `outputs` rows want a token, `at_once` of them together.
-    fn step(&self, step: Step, outputs: usize, at_once: usize) -> Vec<(&Plan, Step)> {
-        let body = if outputs == 0 { &self.prompt } else { &self.full };
-        let mut parts = vec![(&body[tile_for(step.total_rows())], step)];
+    /// What [`Target::forward`] runs for a step of which `outputs` rows want a token, `at_once` of them together. A step
+    /// whose rows fit is one that decodes.
+    fn step(
+        &self,
+        step: Step,
+        outputs: usize,
+        at_once: usize,
+        (attention, tiles): (&Attention, &RowTiles),
+    ) -> Vec<(&Plan, Step)> {
+        let body = match outputs {
+            0 => &self.prompt,
+            _ if step.rows <= attention.longest_run() => &self.decode[attention.decode_plan(step.rows)],
+            _ => &self.full,
+        };
+        let mut parts = vec![(&body[tiles.index(step.total_rows())], step)];
         for first in (0..outputs).step_by(at_once.max(1)) {
             let rows = at_once.min(outputs - first);
             let part = Step {
@@ -127,7 +236,7 @@ impl Plans {
                 rows,
                 depth: 0,
             };
-            parts.push((&self.head[Choosing::default().index()][tile_for(rows)], part));
+            parts.push((&self.head[Choosing::default().index()][tiles.index(rows)], part));
         }
         parts
     }
@@ -136,7 +245,13 @@ impl Plans {
 impl Target {
     /// The launches of a step of which `outputs` rows want a token: plans in order, each with the rows that it does.
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
-        self.plans.step(step, outputs, self.options.outputs)
+        self.plans
+            .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
+    }
+
+    /// What was chosen for each layer.
+    pub fn policy(&self) -> Vec<LayerPolicy> {
+        policy(&self.config, &self.options, &self.attention)
     }
 
     /// Makes the cache of a slot as full as after `depth` tokens, of which it holds `known` already: a state to measure
@@ -167,7 +282,7 @@ impl Target {
                     want: Want::Nothing,
                 })
                 .collect();
-            self.forward(&rows)?;
+            self.forward(&rows, Phase::Prompt)?;
             progress(end);
         }
         self.machine.device().synchronize().map_err(PlanError::from)?;

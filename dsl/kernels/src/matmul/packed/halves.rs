@@ -9,7 +9,7 @@ use super::layout::{
     Quads, SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, stored_word, tiles_across,
 };
 use super::product::{BLOCKS, COLUMNS, SLOTS, WARPS, tiling, token_stride};
-use super::stream::{Partials, Source, Stream, Tiling};
+use super::stream::{Footprint, Partials, Source, Stream, Tiling};
 use crate::matmul::codec::WeightCodec;
 use crate::packed::Packed as Words;
 use crate::registry::prelude::*;
@@ -21,8 +21,19 @@ pub const SECTIONS: Sections = Sections {
 };
 /// Pieces in which a tile is copied: its halves of 16 rows.
 const PIECES: usize = 2;
+/// What products take of shared memory.
+pub const FOOTPRINT: Footprint = Footprint {
+    copy_bytes: SECTIONS.bytes() / PIECES,
+    row_floats: 0,
+};
 /// Words of a row of a tile.
 const ROW_WORDS: usize = TILE_COLS / 2;
+
+/// Bytes of the words of one tile's columns of one token, for a half of that name.
+pub fn split_tile_bytes(half: &str) -> usize {
+    let terms = if half == f16::NAME { f16::TERMS } else { bf16::TERMS };
+    terms * ROW_WORDS * 4
+}
 
 /// A 16-bit float that packed matrices may have, and how an f32 is the sum of some.
 pub trait PackedHalf: MatrixElement<Sum = f32, Right = Self> + Words {

@@ -1,6 +1,7 @@
 //! How a block works through a packed matrix: tiles that come through rings, partial sums that meet in shared memory.
 
 use tilekiln_dsl::prelude::*;
+use tilekiln_dsl::target::Target;
 
 use super::format::{PackedFormat, Tile};
 use super::layout::TILE_ROWS;
@@ -18,6 +19,39 @@ pub struct Tiling {
     /// Blocks that should fit beside each other on a multiprocessor, so that the next launch fills its rings while this one
     /// works; 0 leaves it to the compiler.
     pub blocks: usize,
+}
+
+/// What a warp's tile of a format takes of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of one copy: a tile, or a piece of a large one.
+    pub copy_bytes: usize,
+    /// Floats that say what a row is worth.
+    pub row_floats: usize,
+}
+
+impl Footprint {
+    /// The larger of both: what a launch over two formats needs.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            copy_bytes: self.copy_bytes.max(other.copy_bytes),
+            row_floats: self.row_floats.max(other.row_floats),
+        }
+    }
+}
+
+impl Tiling {
+    /// Bytes of shared memory of a block whose sums are of `parts` groups of rows: [`Stream`]'s rings, what rows are
+    /// worth, [`Partials`].
+    pub fn shared_bytes(&self, footprint: Footprint, parts: usize, target: &Target) -> usize {
+        let slots = self.warps * self.slots;
+        let rings = slots * footprint.copy_bytes;
+        // counters of 8 bytes; arrays are aligned to 16
+        let arrived = if target.bulk_copy { slots * 8 } else { 0 };
+        let worth = self.warps * TILE_ROWS * footprint.row_floats * 4;
+        let partials = parts * self.warps * self.columns * target.fragments.columns() * STRIDE * 4;
+        rings + arrived.next_multiple_of(16) + worth + partials
+    }
 }
 
 /// A packed matrix to stream.
@@ -264,5 +298,62 @@ impl Partials {
             sum += self.sums[place];
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tilekiln_dsl::target::TARGETS;
+
+    use super::*;
+    use crate::matmul::packed::halves;
+    use crate::matmul::q6_k::Q6K;
+    use crate::matmul::weights::WEIGHTS;
+
+    /// What is asked for when a product is divided is what its kernel has.
+    #[test]
+    fn shared_memory_is_as_computed() {
+        let q6_k = WEIGHTS.iter().find(|weight| weight.name == Q6K::NAME);
+        let second = q6_k.and_then(|weight| weight.packing.as_ref()).unwrap().footprint;
+        for (warps, slots, columns) in [(1, 1, 1), (3, 1, 1), (2, 2, 2)] {
+            let tiling = Tiling {
+                warps,
+                slots,
+                columns,
+                blocks: 1,
+            };
+            for target in TARGETS {
+                let mut seen = 0;
+                let mut check = |name: &str, def: KernelDef, footprint: Footprint, parts: usize| {
+                    let kernel = def.record(target).unwrap();
+                    let arrays = kernel
+                        .body
+                        .shared
+                        .iter()
+                        .map(|array| array.bytes().next_multiple_of(16));
+                    let bytes: usize = arrays.sum();
+                    let computed = tiling.shared_bytes(footprint, parts, target);
+                    assert_eq!(bytes, computed, "{name}, {tiling:?}, {}", target.name);
+                    seen += 1;
+                };
+                for weight in WEIGHTS {
+                    let Some(packing) = &weight.packing else { continue };
+                    let footprint = packing.footprint;
+                    match &packing.int8 {
+                        Some(int8) => {
+                            check(weight.name, (int8.product)(tiling), footprint, 1);
+                            check(weight.name, (int8.pair)(tiling), footprint.max(second), 1);
+                            check(weight.name, (int8.gated)(tiling), footprint, 2);
+                            check(weight.name, (int8.gate)(tiling), footprint, 1);
+                        }
+                        None if weight.name == "f16" => {
+                            check("f16", halves::packed_halves::<f16>(tiling), footprint, 1);
+                        }
+                        None => check("bf16", halves::packed_halves::<bf16>(tiling), footprint, 1),
+                    }
+                }
+                assert_eq!(seen, 6 * 4 + 2);
+            }
+        }
     }
 }

@@ -1,0 +1,123 @@
+//! Queries, keys and values of a step in one launch: what attention needs of all projections.
+
+use tilekiln_dsl::prelude::*;
+
+use super::cache_write::store_pair;
+use super::codec::KvCodec;
+use super::formats::{self, HEAD_DIM, K, V};
+use super::queries::store_query;
+use crate::registry::prelude::*;
+
+/// Threads of a block: one for each value of a head as it is stored.
+fn threads<Keys: KvCodec, Values: KvCodec>(head_dim: usize) -> usize {
+    Keys::stored(head_dim).max(Values::stored(head_dim))
+}
+
+/// One block per token (x) and head (y): the first `heads` along y prepare queries as
+/// [`prepare_queries`](super::queries::prepare_queries) does, the others store keys and values as
+/// [`cache_write`](super::cache_write::cache_write) does.
+///
+/// Batch invariance: as there.
+#[kernel(threads = threads::<K, V>(head_dim))]
+pub fn prepare_attention<K: KvCodec, V: KvCodec>(
+    #[shape(tokens, q_stride)] q: In<f32>,
+    #[shape(tokens, kv_stride)] k: In<f32>,
+    #[shape(tokens, kv_stride)] v: In<f32>,
+    #[shape(head_dim)] q_w: In<f32>,
+    #[shape(head_dim)] k_w: In<f32>,
+    #[shape(tokens)] positions: In<u32>,
+    #[shape(tokens)] slots: In<u32>,
+    #[shape(pairs)] inverse_frequency: In<f32>,
+    #[shape(slots, slot_pages)] page_table: In<u32>,
+    #[shape(tokens, heads, terms, words)] out: Out<u32>,
+    #[shape(pages, kv_heads, page_bytes)] cache_k: Out<u8>,
+    #[shape(pages, kv_heads, page_bytes)] cache_v: Out<u8>,
+    heads: u32,
+    kv_heads: u32,
+    q_stride: u32,
+    kv_stride: u32,
+    slot_pages: u32,
+    eps: f32,
+    #[comptime] head_dim: usize,
+) {
+    trigger_dependents();
+    let threads = threads::<K, V>(head_dim);
+    let head = block_index_y();
+    if head < heads {
+        store_query::<K>(
+            q,
+            q_w,
+            positions,
+            inverse_frequency,
+            out,
+            head,
+            heads,
+            q_stride,
+            eps,
+            head_dim,
+            threads,
+        );
+    } else {
+        store_pair::<K, V>(
+            k,
+            v,
+            k_w,
+            positions,
+            slots,
+            inverse_frequency,
+            page_table,
+            cache_k,
+            cache_v,
+            head - heads,
+            kv_heads,
+            kv_stride,
+            slot_pages,
+            eps,
+            head_dim,
+            threads,
+        );
+    }
+}
+
+/// Registration of [`prepare_attention`] with every pair of formats that has fast attention.
+pub const ENTRY: Entry = Entry {
+    name: "prepare_attention",
+    parameters: &[K, V, HEAD_DIM],
+    build: |settings| Ok((formats::prepare(settings)?)(formats::head_dim(settings)?)),
+    example: |settings, random| {
+        let head_dim = formats::head_dim(settings)?;
+        let words = formats::fast(settings)?.query_words(head_dim);
+        let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
+        let heads = kv_heads * random.size(1, 3);
+        let [q_stride, kv_stride] = [heads, kv_heads].map(|heads| heads * head_dim + random.size(0, 7));
+        // consecutive positions of one slot, across the end of a page and of the ring
+        let first = random.size(0, 140) as u32;
+        let slot = random.size(0, 2);
+        let positions = (first..first + tokens as u32).flat_map(u32::to_le_bytes).collect();
+        let slots = (0..tokens).flat_map(|_| (slot as u32).to_le_bytes()).collect();
+        let page_table = (0..3 * slot_pages as u32).rev().flat_map(u32::to_le_bytes).collect();
+        let [k, v] = formats::sides(settings)?;
+        let bytes = |format: &formats::Format| 3 * slot_pages * kv_heads * (format.page_bytes)(head_dim);
+        let mut arguments = vec![
+            random.floats("f32", tokens * q_stride),
+            random.floats("f32", tokens * kv_stride),
+            random.floats("f32", tokens * kv_stride),
+            random.floats("f32", head_dim),
+            random.floats("f32", head_dim),
+            Argument::Input(positions),
+            Argument::Input(slots),
+            random.floats("f32", head_dim / 2),
+            Argument::Input(page_table),
+            Argument::output(tokens * heads * words * 4),
+            Argument::output(bytes(k)),
+            Argument::output(bytes(v)),
+        ];
+        let numbers = [heads, kv_heads, q_stride, kv_stride, slot_pages];
+        arguments.extend(numbers.map(|number| Argument::U32(number as u32)));
+        arguments.push(Argument::F32(1e-6));
+        Ok(Example {
+            grid: [tokens as u32, (heads + kv_heads) as u32, 1],
+            arguments,
+        })
+    },
+};

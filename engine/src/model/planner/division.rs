@@ -1,0 +1,224 @@
+//! How products with packed weights are divided among blocks and warps.
+
+use tilekiln_dsl::target::Target;
+use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling};
+use tilekiln_kernels::matmul::packed::tiles_across;
+use tilekiln_runtime::device::Properties;
+
+use crate::model::Precision;
+use crate::plan::Plan;
+
+/// Rows that share one read of the weights in products with weights in the layout of the file.
+const UNPACKED_TILES: [u32; 4] = [1, 2, 4, 8];
+/// Column tiles of products with packed weights.
+const COLUMN_TILES: [usize; 3] = [1, 2, 4];
+/// More rows at once need more registers and shared memory than they save reads.
+const MOST_ROWS: usize = 32;
+/// Warps of a block at most: more leave each too little to do between two block barriers.
+const MOST_WARPS: usize = 10;
+
+/// What plans are made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Chip<'a> {
+    /// What it can do.
+    pub target: &'a Target,
+    /// Its multiprocessors or compute units.
+    pub units: usize,
+}
+
+impl<'a> Chip<'a> {
+    /// That of a device.
+    pub fn of(properties: &'a Properties) -> Self {
+        Self {
+            target: &properties.target,
+            units: properties.units,
+        }
+    }
+}
+
+/// The numbers of rows that share one read of the weights; there is a plan for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowTiles(Vec<u32>);
+
+impl RowTiles {
+    /// Those of a chip.
+    pub fn of(precision: Precision, target: &Target) -> Self {
+        Self(match precision {
+            Precision::Exact => UNPACKED_TILES.to_vec(),
+            Precision::Fast => COLUMN_TILES
+                .map(|columns| columns * target.fragments.columns())
+                .into_iter()
+                .filter(|rows| *rows <= MOST_ROWS)
+                .map(|rows| rows as u32)
+                .collect(),
+        })
+    }
+
+    /// Which plan is for that many rows: the first whose tile holds them, else the last, which reads weights again.
+    pub fn index(&self, rows: usize) -> usize {
+        let holds = |tile: &u32| *tile as usize >= rows;
+        self.0.iter().position(holds).unwrap_or(self.0.len().saturating_sub(1))
+    }
+
+    /// A plan for each.
+    pub fn plans(&self, plan: impl Fn(u32) -> Plan) -> Vec<Plan> {
+        self.0.iter().map(|tile| plan(*tile)).collect()
+    }
+}
+
+/// A product with packed weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// What a warp's tile takes of shared memory.
+    pub footprint: Footprint,
+    /// Whether the weights are 16-bit floats.
+    pub halves: bool,
+    /// Values along k.
+    pub cols: usize,
+    /// What blocks take in turns: groups of rows, or pairs of them.
+    pub units: usize,
+    /// Groups of such a unit.
+    pub groups_of_unit: usize,
+}
+
+/// A division of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Division {
+    /// Of a block.
+    pub tiling: Tiling,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+/// The smallest number at most `most` that gives no one more of `count` things to do than `most` would.
+fn evenly(count: usize, most: usize) -> usize {
+    let turns = count.div_ceil(most.max(1)).max(1);
+    count.div_ceil(turns).max(1)
+}
+
+impl Chip<'_> {
+    /// How a product of `columns` column tiles is divided.
+    ///
+    /// Blocks: at most one a unit of the chip, and all with as many groups of rows, or one less: a launch takes as long as
+    /// the block with the most, and fewer blocks fill their rings sooner. More rows than the column tiles hold take as many
+    /// blocks again for each such tile. Warps: likewise over the tiles along k. They belong to the meaning of a product, so
+    /// they are those that fit with the most column tiles, whatever `columns` is. A second tile for each warp is under way
+    /// where there is one. These are the measured best divisions of E4B's products on 132 units, to a block or two.
+    pub fn divide(&self, work: &Work, columns: usize) -> Division {
+        let tiles = tiles_across(work.cols);
+        let tiling = |warps: usize, slots: usize, columns: usize| Tiling {
+            warps,
+            slots,
+            columns,
+            blocks: 1,
+        };
+        let fits = |tiling: Tiling| {
+            tiling.shared_bytes(work.footprint, work.groups_of_unit, self.target) <= self.target.shared_limit
+        };
+        let most_columns = COLUMN_TILES
+            .into_iter()
+            .filter(|tile| self.holds(*tile))
+            .max()
+            .unwrap_or(1);
+        let most_warps = (1..=MOST_WARPS)
+            .rev()
+            .find(|warps| fits(tiling(*warps, 1, most_columns)));
+        let warps = evenly(tiles, most_warps.unwrap_or(1));
+        let blocks = evenly(work.units, self.units);
+        let tiles_of_warp = tiles.div_ceil(warps) * work.units.div_ceil(blocks) * work.groups_of_unit;
+        let slots = if tiles_of_warp > 1 && !work.halves && fits(tiling(warps, 2, columns)) {
+            2
+        } else {
+            1
+        };
+        // where launches overlap, the next one's block should find room beside this one
+        let overlaps = self.target.dependent_launch && columns == 1 && warps > 1 && !work.halves;
+        let tiling = Tiling {
+            blocks: if overlaps { 2 } else { 1 },
+            ..tiling(warps, slots, columns)
+        };
+        Division { tiling, blocks }
+    }
+
+    fn holds(&self, columns: usize) -> bool {
+        columns * self.target.fragments.columns() <= MOST_ROWS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tilekiln_dsl::target::TARGETS;
+    use tilekiln_kernels::matmul::packed::groups_down;
+    use tilekiln_kernels::matmul::weights::WEIGHTS;
+
+    use super::*;
+
+    fn work(codec: &str, [rows, cols]: [usize; 2], groups_of_unit: usize) -> Work {
+        let weight = WEIGHTS.iter().find(|weight| weight.name == codec).unwrap();
+        Work {
+            footprint: weight.packing.as_ref().unwrap().footprint,
+            halves: codec.ends_with("f16"),
+            cols,
+            units: groups_down(rows) / groups_of_unit,
+            groups_of_unit,
+        }
+    }
+
+    /// Warps, slots, blocks beside each other, and grid of E4B's products on an H100: those that `benches/products.rs`
+    /// measures.
+    #[test]
+    fn products_of_e4b() {
+        let target = TARGETS.iter().find(|target| target.name == "sm_90").unwrap();
+        let chip = Chip { target, units: 132 };
+        for (name, work, want) in [
+            ("gate and up", work("q4_k", [20480, 2560], 2), [10, 2, 2, 107]),
+            ("down", work("q4_k", [2560, 10240], 1), [10, 2, 2, 80]),
+            ("down, q6_k", work("q6_k", [2560, 10240], 1), [10, 2, 2, 80]),
+            ("qkv", work("q4_k", [3072, 2560], 1), [10, 1, 2, 96]),
+            ("out", work("q4_k", [2560, 2048], 1), [8, 1, 2, 80]),
+            ("ple gate", work("q4_k", [256, 2560], 1), [10, 1, 2, 8]),
+            ("ple out", work("q4_k", [2560, 256], 1), [1, 1, 1, 80]),
+            ("head", work("q6_k", [262_144, 2560], 1), [10, 2, 2, 131]),
+            ("ple model", work("f16", [10752, 2560], 1), [10, 1, 1, 112]),
+        ] {
+            let Division { tiling, blocks } = chip.divide(&work, 1);
+            assert_eq!([tiling.warps, tiling.slots, tiling.blocks, blocks], want, "{name}");
+        }
+    }
+
+    /// On every target every format fits, and warps do not depend on the column tiles.
+    #[test]
+    fn blocks_fit() {
+        for target in TARGETS {
+            let chip = Chip { target, units: 16 };
+            for weight in WEIGHTS.iter().filter(|weight| weight.packing.is_some()) {
+                for groups_of_unit in [1, 2] {
+                    let work = work(weight.name, [4096, 5376], groups_of_unit);
+                    let warps = chip.divide(&work, 1).tiling.warps;
+                    for columns in COLUMN_TILES.into_iter().filter(|columns| chip.holds(*columns)) {
+                        let tiling = chip.divide(&work, columns).tiling;
+                        let bytes = tiling.shared_bytes(work.footprint, groups_of_unit, target);
+                        assert!(bytes <= target.shared_limit, "{} {tiling:?}: {bytes}", target.name);
+                        assert_eq!(tiling.warps, warps);
+                        assert!(warps >= 3, "{} {}: {warps} warps", target.name, weight.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_hold_the_rows() {
+        let of = |precision, name: &str| {
+            let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+            RowTiles::of(precision, target)
+        };
+        assert_eq!(of(Precision::Fast, "sm_90").0, [8, 16, 32]);
+        assert_eq!(of(Precision::Fast, "gfx1150").0, [16, 32]);
+        let tiles = of(Precision::Fast, "sm_90");
+        for (rows, index) in [(1, 0), (8, 0), (9, 1), (17, 2), (32, 2), (512, 2)] {
+            assert_eq!(tiles.index(rows), index, "{rows}");
+        }
+        assert_eq!(of(Precision::Exact, "sm_90").index(3), 2);
+    }
+}
