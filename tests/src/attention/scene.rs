@@ -1,11 +1,14 @@
 //! Sequences in caches, and attention to them.
 
 use tilekiln_dsl::target::FragmentLayout;
-use tilekiln_kernels::attention::combine::{CombineShape, flash_combine};
+use tilekiln_kernels::attention::combine::{CombineShape, flash_combine, flash_combine_int8};
 use tilekiln_kernels::attention::formats::{self, Fast, Format, Pair};
 use tilekiln_kernels::attention::pages::{PAGE, Side};
 use tilekiln_kernels::attention::partition::{self, NO_WINDOW};
 use tilekiln_kernels::attention::shapes::{Chosen, Shapes};
+use tilekiln_kernels::matmul::packed::product::token_stride;
+use tilekiln_kernels::matmul::packed::{SUB_BLOCKS, TILE_COLS, tiles_across};
+use tilekiln_kernels::matmul::prepare::prepare_rows;
 use tilekiln_runtime::device::{Argument, Buffer, Launch, Loaded};
 
 use super::Kernels;
@@ -44,6 +47,13 @@ pub struct Row {
     pub slot: usize,
     /// 0 for the first drawn, `most_rows - 1` for the last token.
     pub index: usize,
+}
+
+/// What flash_decode leaves to a combining kernel.
+struct Parts {
+    inputs: Vec<Argument>,
+    sizes: Vec<Argument>,
+    grid: [usize; 3],
 }
 
 /// Sequences in caches on a device.
@@ -310,19 +320,13 @@ impl<'a> Scene<'a> {
         ]
     }
 
-    /// prepare_queries, flash_decode and flash_combine, in groups of up to `per` rows: [rows, kv_heads * gqa, head_dim].
-    ///
-    /// # Errors
-    /// Those of kernels and devices.
-    pub fn decode(&self, rows: &[Row], gqa: usize, chosen: Chosen, per: usize) -> Result<Vec<f32>, CaseError> {
+    /// prepare_queries and flash_decode, in groups of up to `per` rows.
+    fn split(&self, rows: &[Row], gqa: usize, chosen: Chosen, per: usize) -> Result<Parts, CaseError> {
         let Setup { head_dim, kv_heads, .. } = self.setup;
         let Some([decode, _]) = self.pair.flash else {
             return Err(CaseError::UnknownKernel("flash_decode"));
         };
-        let (decode, combine) = (
-            self.kernels.get(decode(chosen.shape))?,
-            self.kernels.get(flash_combine(self.combine_shape()))?,
-        );
+        let decode = self.kernels.get(decode(chosen.shape))?;
         let groups = Self::groups(rows, per);
         let (count, groups) = (groups.len() / 3, upload(self.kernels, &groups)?);
         let [positions, visible] = self.positions(rows)?;
@@ -330,17 +334,13 @@ impl<'a> Scene<'a> {
         let chunks = partition::chunks(end, self.window(), per);
         let stored = (self.formats[1].stored)(head_dim);
         let parts = count * kv_heads * chunks * chosen.columns;
-        let (partial, worth) = (self.poisoned(parts * stored * 4)?, self.poisoned(parts * 8)?);
+        let partial = Argument::Buffer(self.poisoned(parts * stored * 4)?, 0);
+        let worth = Argument::Buffer(self.poisoned(parts * 8)?, 0);
         let mut arguments = self.start(self.prepare(rows, gqa)?);
         arguments.extend([groups.clone(), positions.clone(), visible.clone()]);
-        arguments.extend([Argument::Buffer(partial.clone(), 0), Argument::Buffer(worth.clone(), 0)]);
+        arguments.extend([partial.clone(), worth.clone()]);
         arguments.extend(self.scalars(gqa));
         self.launch(&decode, [chunks, kv_heads, count], arguments)?;
-
-        let out = self.poisoned(rows.len() * kv_heads * gqa * head_dim * 4)?;
-        let slices = stored / self.combine_shape().slice;
-        let mut arguments = vec![Argument::Buffer(partial, 0), Argument::Buffer(worth, 0)];
-        arguments.extend([groups, positions, visible, Argument::Buffer(out.clone(), 0)]);
         let sizes = [
             kv_heads * gqa,
             gqa,
@@ -350,9 +350,72 @@ impl<'a> Scene<'a> {
             chosen.columns,
             chunks,
         ];
-        arguments.extend(sizes.map(|size| Argument::U32(size as u32)));
-        self.launch(&combine, [per * gqa * slices, kv_heads, count], arguments)?;
+        Ok(Parts {
+            inputs: vec![partial, worth, groups, positions, visible],
+            sizes: sizes.map(|size| Argument::U32(size as u32)).to_vec(),
+            grid: [per * gqa * (stored / self.combine_shape().slice), kv_heads, count],
+        })
+    }
+
+    /// prepare_queries, flash_decode and flash_combine, in groups of up to `per` rows: [rows, kv_heads * gqa, head_dim].
+    ///
+    /// # Errors
+    /// Those of kernels and devices.
+    pub fn decode(&self, rows: &[Row], gqa: usize, chosen: Chosen, per: usize) -> Result<Vec<f32>, CaseError> {
+        let parts = self.split(rows, gqa, chosen, per)?;
+        let combine = self.kernels.get(flash_combine(self.combine_shape()))?;
+        let out = self.poisoned(rows.len() * self.setup.kv_heads * gqa * self.setup.head_dim * 4)?;
+        let out_argument = Argument::Buffer(out.clone(), 0);
+        let arguments = [parts.inputs, vec![out_argument], parts.sizes].concat();
+        self.launch(&combine, parts.grid, arguments)?;
         self.download(&out)
+    }
+
+    /// As [`decode`](Self::decode), with flash_combine_int8: words, scales and sums, every byte of them.
+    ///
+    /// # Errors
+    /// Those of kernels and devices.
+    pub fn decode_int8(&self, rows: &[Row], gqa: usize, chosen: Chosen, per: usize) -> Result<[Vec<u8>; 3], CaseError> {
+        let parts = self.split(rows, gqa, chosen, per)?;
+        let combine = self.kernels.get(flash_combine_int8(self.combine_shape()))?;
+        let outs = self.int8_rows(rows.len(), self.setup.kv_heads * gqa * self.setup.head_dim)?;
+        let out_arguments = outs.iter().map(|out| Argument::Buffer(out.clone(), 0)).collect();
+        let stride = vec![Argument::U32(token_stride(rows.len()) as u32)];
+        let arguments = [parts.inputs, out_arguments, parts.sizes, stride].concat();
+        self.launch(&combine, parts.grid, arguments)?;
+        Ok([
+            self.download(&outs[0])?,
+            self.download(&outs[1])?,
+            self.download(&outs[2])?,
+        ])
+    }
+
+    fn int8_rows(&self, rows: usize, cols: usize) -> Result<[Buffer; 3], CaseError> {
+        let groups = tiles_across(cols) * token_stride(rows);
+        Ok([
+            self.poisoned(groups * TILE_COLS)?,
+            self.poisoned(groups * SUB_BLOCKS * 4)?,
+            self.poisoned(groups * SUB_BLOCKS * 8)?,
+        ])
+    }
+
+    /// prepare_rows of `[rows, cols]`: words, scales and sums, every byte of them.
+    ///
+    /// # Errors
+    /// Those of kernels and devices.
+    pub fn prepare_rows(&self, rows: usize, values: &[f32]) -> Result<[Vec<u8>; 3], CaseError> {
+        let cols = values.len() / rows;
+        let kernel = self.kernels.get(prepare_rows(320, cols.div_ceil(4 * 320)))?;
+        let outs = self.int8_rows(rows, cols)?;
+        let mut arguments = vec![upload(self.kernels, values)?];
+        arguments.extend(outs.iter().map(|out| Argument::Buffer(out.clone(), 0)));
+        arguments.extend([cols, token_stride(rows)].map(|size| Argument::U32(size as u32)));
+        self.launch(&kernel, [rows, 1, 1], arguments)?;
+        Ok([
+            self.download(&outs[0])?,
+            self.download(&outs[1])?,
+            self.download(&outs[2])?,
+        ])
     }
 
     /// The shape of blocks that combine this pair's partial results.

@@ -1,4 +1,4 @@
-//! attend_exact, flash_decode, flash_prefill and flash_combine over caches that cache_write filled. These are small cases
+//! attend_exact, flash_decode, flash_prefill and both kinds of flash_combine over caches that cache_write filled. These are small cases
 //! of every kernel, which run under the sanitizer, too; the matrix of formats and shapes is [`crate::attention`].
 
 use tilekiln_kernels::attention::flash::FlashShape;
@@ -48,6 +48,9 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(Case::new("flash_combine", &[setting], move |trial| {
             check(trial, "flash_combine", pair, 128, [1, 1, 2])
         }));
+        cases.push(Case::new("flash_combine_int8", &[setting], move |trial| {
+            check(trial, "flash_combine_int8", pair, 128, [1, 1, 2])
+        }));
     }
     cases
 }
@@ -93,6 +96,17 @@ fn check(
     };
     let columns = shape.columns(target.fragments.columns());
     let chosen = Chosen { shape, columns };
+    if kernel == "flash_combine_int8" {
+        // the same numbers as two launches give
+        let per = chosen.rows(gqa).min(tokens);
+        let got = scene.decode_int8(&rows, gqa, chosen, per)?;
+        let floats = scene.decode(&rows, gqa, chosen, per)?;
+        let want = scene.prepare_rows(rows.len(), &floats)?;
+        for (what, (got, want)) in ["words", "scales", "sums"].into_iter().zip(got.iter().zip(&want)) {
+            trial.equal(&format!("{what} as of prepare_rows"), got, want);
+        }
+        return Ok(());
+    }
     let (arithmetic, got);
     match kernel {
         "attend_exact" => {

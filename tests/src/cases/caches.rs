@@ -39,6 +39,18 @@ pub(super) fn cases() -> Vec<Case> {
                 round_trip(trial, pair, head_dim)
             }));
         }
+        for k in 0..fast.len() {
+            let pair = [fast[k], fast[(k + 2 * at + 1) % fast.len()]];
+            let settings = [
+                format!("k={}", pair[0].name),
+                format!("v={}", pair[1].name),
+                dim.clone(),
+            ];
+            let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+            cases.push(Case::new("prepare_attention", &settings, move |trial| {
+                in_one_launch(trial, pair, head_dim)
+            }));
+        }
         for &format in &fast {
             let settings = [format!("k={}", format.name), dim.clone()];
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
@@ -169,6 +181,87 @@ fn round_trip(trial: &mut Trial<'_>, pair: [&'static Format; 2], head_dim: usize
         }
         Ok(())
     })
+}
+
+/// prepare_attention gives what prepare_queries and cache_write give, bit for bit.
+fn in_one_launch(trial: &mut Trial<'_>, pair: [&'static Format; 2], head_dim: usize) -> Result<(), CaseError> {
+    let (slots, slot_pages) = (2, 2);
+    let (tokens, kv_heads, gqa) = match trial.extent {
+        Extent::Small => (2, 1, 2),
+        Extent::Medium => (3, 2, 3),
+        Extent::Large => (61, 4, 4),
+    };
+    let heads = kv_heads * gqa;
+    let [q_stride, kv_stride] = [heads * head_dim + 3, kv_heads * head_dim + 5];
+    trial.shape(format!("{tokens} tokens, {heads} heads, {kv_heads} kv heads"));
+    let first = trial.random.integer(50..=100_000) as u32;
+    let positions: Vec<u32> = (first..first + tokens as u32).collect();
+    let mut of_slots = vec![1_u32; tokens];
+    of_slots[tokens - 1] = NOWHERE;
+    let table = page_table(trial, slots * slot_pages);
+    let q = trial.random.activations(tokens * q_stride);
+    let q = trial.input(&q)?;
+    let k = trial.random.activations(tokens * kv_stride);
+    let v = trial.random.activations(tokens * kv_stride);
+    let (k, v) = (trial.input(&k)?, trial.input(&v)?);
+    let weights = [trial.random.normals(head_dim, 1.0), trial.random.normals(head_dim, 1.0)];
+    let weights = [trial.input(&weights[0])?, trial.input(&weights[1])?];
+    let frequencies = frequencies(&mut trial.random, head_dim / 2);
+    let (positions, of_slots) = (trial.input(&positions)?, trial.input(&of_slots)?);
+    let (table, frequencies) = (trial.input(&table)?, trial.input(&frequencies)?);
+    let words = pair[0]
+        .fast
+        .expect("only fast formats are prepared")
+        .query_words(head_dim);
+    let bytes = pair.map(|format| slots * slot_pages * kv_heads * (format.page_bytes)(head_dim));
+    let mut results = Vec::new();
+    for together in [true, false] {
+        let out = trial.output::<u32>(tokens * heads * words)?;
+        let caches = [trial.output::<u8>(bytes[0])?, trial.output::<u8>(bytes[1])?];
+        let cached = [caches[0].argument(), caches[1].argument()];
+        if together {
+            let mut arguments = vec![q.clone(), k.clone(), v.clone(), weights[0].clone(), weights[1].clone()];
+            arguments.extend([&positions, &of_slots, &frequencies, &table].map(Clone::clone));
+            arguments.push(out.argument());
+            arguments.extend(cached);
+            arguments.extend([heads, kv_heads, q_stride, kv_stride, slot_pages].map(number));
+            arguments.push(Argument::F32(EPS));
+            trial.launch([tokens, heads + kv_heads, 1], arguments)?;
+        } else {
+            let settings = [
+                format!("k={}", pair[0].name),
+                format!("head_dim={head_dim}"),
+                format!("v={}", pair[1].name),
+            ];
+            let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+            let queries = trial.other("prepare_queries", &settings[..2])?;
+            let mut arguments = vec![q.clone(), weights[0].clone(), positions.clone(), frequencies.clone()];
+            arguments.extend([out.argument(), number(heads), number(q_stride), Argument::F32(EPS)]);
+            trial.launch_variant(&queries, [tokens, heads, 1], arguments)?;
+            let write = trial.other("cache_write", &settings)?;
+            let mut arguments = vec![
+                k.clone(),
+                v.clone(),
+                weights[1].clone(),
+                positions.clone(),
+                of_slots.clone(),
+            ];
+            arguments.extend([frequencies.clone(), table.clone()]);
+            arguments.extend(cached);
+            arguments.extend([kv_heads, kv_stride, slot_pages].map(number));
+            arguments.push(Argument::F32(EPS));
+            trial.launch_variant(&write, [tokens, kv_heads, 1], arguments)?;
+        }
+        results.push((
+            trial.result(&out)?,
+            trial.result(&caches[0])?,
+            trial.result(&caches[1])?,
+        ));
+    }
+    trial.equal("queries", &results[0].0, &results[1].0);
+    trial.equal("keys", &results[0].1, &results[1].1);
+    trial.equal("values", &results[0].2, &results[1].2);
+    Ok(())
 }
 
 /// Heads of one token, `[kv_heads, head_dim]`, and how well they are known.
