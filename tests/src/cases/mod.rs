@@ -4,6 +4,8 @@
 //! launches, and compares. [`run`] records all cases for a target, loads them at once (so that a device can compile in
 //! parallel), and checks one after the other. The same cases run on every device; only the sizes differ ([`Extent`]).
 
+mod attention;
+pub mod caches;
 mod candidates;
 mod embed;
 mod gated;
@@ -127,6 +129,8 @@ pub fn all() -> Vec<Case> {
         packed::cases(),
         matmul::cases(),
         turbo::cases(),
+        caches::cases(),
+        attention::cases(),
         select::cases(),
         stream::cases(),
         sample::cases(),

@@ -158,9 +158,27 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// The kernel cannot have them, or those of the device.
     pub fn variant(&self, settings: &[&str]) -> Result<Loaded, CaseError> {
-        let kernel = super::record(self.family, settings, &self.kernel.kernel.target)?;
+        self.other(self.family, settings)
+    }
+
+    /// Another kernel of the library for the same target, loaded.
+    ///
+    /// # Errors
+    /// There is none, it cannot have the settings, or those of the device.
+    pub fn other(&self, family: &'static str, settings: &[&str]) -> Result<Loaded, CaseError> {
+        let kernel = super::record(family, settings, &self.kernel.kernel.target)?;
         let loaded = self.device.load(vec![Arc::new(kernel)])?;
-        loaded.into_iter().next().ok_or(CaseError::UnknownKernel(self.family))
+        loaded.into_iter().next().ok_or(CaseError::UnknownKernel(family))
+    }
+
+    /// Where the kernel runs.
+    pub fn device(&self) -> &'a dyn Device {
+        self.device
+    }
+
+    /// The kernel runs on the CPU, where every operation is rounded as written.
+    pub fn is_on_host(&self) -> bool {
+        self.device.properties().target.vendor == Vendor::Host
     }
 
     /// Launches the kernel and waits for it.
@@ -218,6 +236,11 @@ impl<'a> Trial<'a> {
     pub fn within<T: Element>(&mut self, got: &[T], want: &[f64], bounds: &[f64]) {
         let comparison = Comparison::new(self.title(), got, want, bounds);
         self.outcomes.push(Outcome::Within(comparison));
+    }
+
+    /// A comparison that was made elsewhere; `fault` is empty where nothing is wrong.
+    pub fn note(&mut self, what: &str, fault: &str) {
+        self.equal(what, &[fault], &[""]);
     }
 
     /// Compares exactly.

@@ -67,6 +67,8 @@ pub struct ScoreStatistics {
     pub magnitude: f64,
     /// Largest scaled √Σ(q·k)² of any visible key.
     pub root_energy: f64,
+    /// Largest scaled Σ|k| of any visible key.
+    pub key_magnitude: f64,
 }
 
 /// One element of the output.
@@ -148,6 +150,7 @@ pub fn attention(shape: AttentionShape, queries: &[f64], keys: &[f64], values: &
             denominator: 0.0,
             magnitude: 0.0,
             root_energy: 0.0,
+            key_magnitude: 0.0,
         };
         let mut visible: Vec<(usize, f64)> = Vec::new();
         for key in 0..key_count {
@@ -161,6 +164,8 @@ pub fn attention(shape: AttentionShape, queries: &[f64], keys: &[f64], values: &
             statistics.maximum = statistics.maximum.max(score);
             statistics.magnitude = statistics.magnitude.max(dot.magnitude * shape.scale.abs());
             statistics.root_energy = statistics.root_energy.max(dot.energy.sqrt() * shape.scale.abs());
+            let key_magnitude = k.iter().map(|k| k.abs()).sum::<f64>() * shape.scale.abs();
+            statistics.key_magnitude = statistics.key_magnitude.max(key_magnitude);
             visible.push((key, score));
         }
         for (_, weight) in &mut visible {
@@ -194,6 +199,71 @@ fn weighted(visible: &[(usize, f64)], denominator: f64, value_of: impl Fn(usize)
         out.deviation_energy += distance * distance;
     }
     out
+}
+
+/// [`attention`] of one query over keys and values of its head that are all visible, for much data: `keys` is
+/// `[keys, query.len()]`, `values` `[keys, value_dim]`.
+///
+/// # Panics
+/// When the lengths do not fit together.
+pub fn attention_of_query(scale: f64, query: &[f64], keys: &[f64], values: &[f64]) -> (ScoreStatistics, Vec<Weighted>) {
+    let count = keys.len() / query.len();
+    assert!(
+        count > 0 && keys.len() == count * query.len() && values.len().is_multiple_of(count),
+        "{} values of keys and {} of values for a query of {}",
+        keys.len(),
+        values.len(),
+        query.len()
+    );
+    let value_dim = values.len() / count;
+    let mut statistics = ScoreStatistics {
+        visible: count,
+        maximum: f64::NEG_INFINITY,
+        denominator: 0.0,
+        magnitude: 0.0,
+        root_energy: 0.0,
+        key_magnitude: 0.0,
+    };
+    let mut weights = Vec::with_capacity(count);
+    for key in keys.chunks_exact(query.len()) {
+        let (mut dot, mut magnitude, mut energy, mut key_magnitude) = (0.0, 0.0, 0.0, 0.0);
+        for (q, k) in query.iter().zip(key) {
+            let product = q * k;
+            dot += product;
+            magnitude += product.abs();
+            energy += product * product;
+            key_magnitude += k.abs();
+        }
+        statistics.maximum = statistics.maximum.max(dot * scale);
+        statistics.magnitude = statistics.magnitude.max(magnitude * scale.abs());
+        statistics.root_energy = statistics.root_energy.max(f64::sqrt(energy) * scale.abs());
+        statistics.key_magnitude = statistics.key_magnitude.max(key_magnitude * scale.abs());
+        weights.push(dot * scale);
+    }
+    for weight in &mut weights {
+        *weight = (*weight - statistics.maximum).exp();
+        statistics.denominator += *weight;
+    }
+    let mut out = vec![Weighted::default(); value_dim];
+    for (weight, values) in weights.iter().zip(values.chunks_exact(value_dim)) {
+        let share = weight / statistics.denominator;
+        for (out, value) in out.iter_mut().zip(values) {
+            let part = share * value;
+            out.value += part;
+            out.magnitude += part.abs();
+            out.energy += part * part;
+            out.total += value.abs();
+        }
+    }
+    for (weight, values) in weights.iter().zip(values.chunks_exact(value_dim)) {
+        let share = weight / statistics.denominator;
+        for (out, value) in out.iter_mut().zip(values) {
+            let distance = share * (value - out.value).abs();
+            out.deviation += distance;
+            out.deviation_energy += distance * distance;
+        }
+    }
+    (statistics, out)
 }
 
 #[cfg(test)]
@@ -309,6 +379,31 @@ mod tests {
         let shuffled = attention(SHAPE, &q, &pick(&k, 16), &pick(&v, 6), Mask::None);
         for (a, b) in shuffled.values().iter().zip(first.values()) {
             assert!((a - b).abs() < 1e-14);
+        }
+    }
+
+    #[test]
+    fn one_query_at_a_time_is_the_same() {
+        let mut random = Random::new("one query");
+        let mut draw = |len| widen(&random.normals(len, 1.0));
+        let (q, k, v) = (draw(8), draw(7 * 8), draw(7 * 3));
+        let shape = AttentionShape {
+            heads: 1,
+            kv_heads: 1,
+            scale: 0.7,
+            ..SHAPE
+        };
+        let whole = attention(shape, &q, &k, &v, Mask::None);
+        let (scores, out) = attention_of_query(0.7, &q, &k, &v);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        let of = |s: ScoreStatistics| [s.maximum, s.denominator, s.magnitude, s.root_energy, s.key_magnitude];
+        of(scores)
+            .into_iter()
+            .zip(of(whole.scores[0]))
+            .for_each(|(a, b)| close(a, b));
+        for (a, b) in out.iter().zip(&whole.out) {
+            let of = |w: &Weighted| [w.value, w.magnitude, w.deviation, w.energy, w.deviation_energy, w.total];
+            of(a).into_iter().zip(of(b)).for_each(|(a, b)| close(a, b));
         }
     }
 

@@ -8,6 +8,7 @@
 //! they are called by tests, and a wrong length is a wrong test.
 
 pub mod attention;
+pub mod cache;
 pub mod gated;
 pub mod gather;
 pub mod matmul;

@@ -26,6 +26,17 @@ impl Element for f32 {
     }
 }
 
+/// For results that a test has processed further: nothing in f64 is poison.
+impl Element for f64 {
+    const POISON: Self = f64::from_bits(0x7ff8_dead_dead_dead);
+    fn to_f64(self) -> f64 {
+        self
+    }
+    fn is_poison(self) -> bool {
+        self.to_bits() == Self::POISON.to_bits()
+    }
+}
+
 impl Element for f16 {
     const POISON: Self = f16::from_bits(0x7ead);
     fn to_f64(self) -> f64 {

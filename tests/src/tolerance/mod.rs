@@ -14,6 +14,7 @@
 //! treated statistically ([`input_rounding`]): those errors are independent of each other, zero on average, and the
 //! worst case is so far from what occurs that it would hide real defects.
 
+pub mod cache;
 mod comparison;
 
 pub use comparison::{Comparison, Element, Mismatch, assert_equal, poisoned};
@@ -278,8 +279,12 @@ pub struct AttentionArithmetic {
     pub accumulation: Accumulation,
     /// Steps of the online softmax: how often earlier sums may be rescaled.
     pub steps: usize,
+    /// 16-bit terms that queries (and keys' products with them) and weights are split into: products for each.
+    pub terms: [usize; 2],
     /// Unit roundoff the queries are rounded to before the scores; 0 when exact.
     pub query_unit: f64,
+    /// How far each element of a query may be from the reference's; 0 when exact.
+    pub query_error: f64,
     /// Unit roundoff decoded keys are rounded to; 0 when exact.
     pub key_unit: f64,
     /// Unit roundoff decoded values are rounded to; 0 when exact.
@@ -294,7 +299,8 @@ pub struct AttentionArithmetic {
 /// (slope at most 1) and the exponent (s − m)·log₂e add six roundings of numbers no larger than twice the scores' magnitude; the exponential adds 4u (2
 /// ulp). Every step may rescale earlier weights by a computed exp(m − m'), with those errors again. A rounded query moves
 /// a score by [`input_rounding`]; these are all systematic: they may move every key's score in the worst direction.
-/// Rounded keys move scores by as much, but each key's independently.
+/// A query whose elements are known within an error moves a score by that times the largest Σ|k|. Rounded keys move
+/// scores by as much as rounded queries, but each key's independently.
 ///
 /// *Weights.* With weights w·e^ε, |ε| ≤ δ, the output moves by Σ p·(e^ε − 1)·(v − out) / Σ p·e^ε, because Σp(v − out) = 0.
 /// To first order the numerator is at most (systematic ε)·Σp|v − out|, plus [`input_rounding`] over the keys; the rest of
@@ -310,11 +316,12 @@ pub struct AttentionArithmetic {
 pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStatistics, out: &Weighted) -> f64 {
     let exponent = 12.0 * UNIT_F32 * scores.magnitude;
     let score = match arithmetic.accumulation {
-        Accumulation::MatrixUnits => dot_f16_inputs(arithmetic.key_dim, scores.magnitude),
+        Accumulation::MatrixUnits => dot_f16_inputs(arithmetic.key_dim * arithmetic.terms[0], scores.magnitude),
         Accumulation::Fma { lanes } => dot_f32(chain(arithmetic.key_dim, lanes), scores.magnitude),
     };
     let systematic = score
         + input_rounding(scores.root_energy, arithmetic.query_unit)
+        + arithmetic.query_error * scores.key_magnitude
         + (1 + arithmetic.steps) as f64 * (exponent + 4.0 * UNIT_F32);
     let independent = input_rounding(scores.root_energy, arithmetic.key_unit);
     let delta = systematic + independent;
@@ -323,7 +330,7 @@ pub fn softmax_weighted_sum(arithmetic: &AttentionArithmetic, scores: &ScoreStat
 
     let sums = match arithmetic.accumulation {
         Accumulation::MatrixUnits => gamma(
-            matrix_roundings(scores.visible + 15) + arithmetic.steps + 2,
+            matrix_roundings((scores.visible + 15) * arithmetic.terms[1]) + arithmetic.steps + 2,
             UNIT_TRUNCATED_F32,
         ),
         Accumulation::Fma { .. } => gamma(scores.visible + arithmetic.steps + 2, UNIT_F32),
@@ -525,7 +532,9 @@ mod tests {
                 key_dim: DIM,
                 accumulation: Accumulation::MatrixUnits,
                 steps: KEYS.div_ceil(STEP),
+                terms: [1, 1],
                 query_unit,
+                query_error: 0.0,
                 key_unit: 0.0,
                 value_unit: 0.0,
                 weight_unit: UNIT_F16,

@@ -1,5 +1,7 @@
 //! Cached keys or values as plain numbers: for comparisons, and for looking into a cache.
 
+use tilekiln_dsl::comptime::Comptime;
+use tilekiln_dsl::ir::Setting;
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvStore, UnitShape};
@@ -9,7 +11,7 @@ use crate::registry::prelude::*;
 use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
 /// Which cache, and of heads how large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadShape {
     /// Values per head.
     pub head_dim: usize,
@@ -17,14 +19,23 @@ pub struct ReadShape {
     pub values: bool,
 }
 
-fn threads<Codec: KvStore>(shape: ReadShape) -> usize {
-    Codec::stored(shape.head_dim)
+impl Comptime for ReadShape {
+    /// Sides have names of one letter on the command line.
+    fn settings(&self, _key: &str, out: &mut Vec<Setting>) {
+        self.head_dim.settings("head_dim", out);
+        let side = if self.values { "v" } else { "k" };
+        side.settings("side", out);
+    }
+}
+
+fn threads<Format: KvStore>(shape: ReadShape) -> usize {
+    Format::stored(shape.head_dim)
 }
 
 /// One block per position (x, counted from `first`) and KV head (y), one thread per value: what a slot's cache holds,
 /// rotated back where it is stored rotated.
-#[kernel(threads = threads::<Codec>(shape))]
-pub fn cache_read<Codec: KvStore>(
+#[kernel(threads = threads::<Format>(shape))]
+pub fn cache_read<Format: KvStore>(
     #[shape(pages, kv_heads, page_bytes)] cache: In<u8>,
     #[shape(slots, slot_pages)] page_table: In<u32>,
     #[shape(positions, kv_heads, head_dim)] out: Out<f32>,
@@ -38,17 +49,17 @@ pub fn cache_read<Codec: KvStore>(
     let kv_head = block_index_y();
     let dim = thread_index();
     let side = if shape.values { Side::Value } else { Side::Key };
-    let units = UnitShape::here::<Codec>(side, shape.head_dim);
+    let units = UnitShape::here::<Format>(side, shape.head_dim);
     let entry = page_table[slot * slot_pages + position / PAGE % slot_pages];
     let page = units.page(entry, kv_heads, kv_head);
     let unit = units.unit(page, dim / units.places.dims, position % PAGE / UNIT);
-    let four = Codec::four(&units, cache, unit, position % UNIT, dim % units.places.dims / 4 * 4);
+    let four = Format::four(&units, cache, unit, position % UNIT, dim % units.places.dims / 4 * 4);
     let mut value = four[0];
     for i in 1..4 {
         value = select(dim % 4 == i as u32, four[i], value);
     }
-    if Codec::ROTATED {
-        let exchange = Shared::<f32>::new(threads::<Codec>(shape));
+    if Format::ROTATED {
+        let exchange = Shared::<f32>::new(threads::<Format>(shape));
         value = rotate(value, dim, exchange, SIGNS_2, SIGNS_1);
     }
     if dim < shape.head_dim {

@@ -38,7 +38,7 @@ struct Running {
 /// Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\]. A row that sees nothing gets zeros.
 /// Batch invariance: warp w takes keys w, w + 4, …, counted from key 0, and the warps are added in order.
 #[kernel(threads = WARPS * 32)]
-pub fn attend_exact<Keys: KvStore, Values: KvStore>(
+pub fn attend_exact<K: KvStore, V: KvStore>(
     #[shape(rows, heads, head_dim)] q: In<f32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
     #[shape(pages, kv_heads, page_bytes)] cache_v: In<u8>,
@@ -59,13 +59,13 @@ pub fn attend_exact<Keys: KvStore, Values: KvStore>(
     let kv_heads = heads / gqa;
     let span = Span::of_row(positions, visible, row, window);
     let first_entry = slots[row] * slot_pages;
-    let query = Shared::<f32>::new(Keys::stored(head_dim));
+    let query = Shared::<f32>::new(K::stored(head_dim));
     let exchange = Shared::<f32>::new(WARPS * 32);
-    load_query::<Keys>(query, exchange, q, (row * heads + head) * head_dim, head_dim);
+    load_query::<K>(query, exchange, q, (row * heads + head) * head_dim, head_dim);
 
-    let keys = UnitShape::here::<Keys>(Side::Key, head_dim);
-    let values = UnitShape::here::<Values>(Side::Value, head_dim);
-    let stored = Values::stored(head_dim);
+    let keys = UnitShape::here::<K>(Side::Key, head_dim);
+    let values = UnitShape::here::<V>(Side::Value, head_dim);
+    let stored = V::stored(head_dim);
     let mut highest = f32(LOWEST);
     let mut total = f32(0.0);
     let weighted = Registers::<f32>::filled(quads(stored) * 4, 0.0);
@@ -77,7 +77,7 @@ pub fn attend_exact<Keys: KvStore, Values: KvStore>(
     for key in stepped(span.begin / WARPS * WARPS + warp_index(), span.end, WARPS) {
         let entry = page_table[first_entry + key / PAGE % slot_pages];
         let keys_start = keys.page(entry, kv_heads, kv_head);
-        let score = score_of::<Keys>(&keys, cache_k, keys_start, key % PAGE, query, head_dim);
+        let score = score_of::<K>(&keys, cache_k, keys_start, key % PAGE, query, head_dim);
         let is_visible = key >= span.begin;
         let now = select(is_visible, max(running.highest, score), running.highest);
         /// what was summed before shrinks to the new highest score
@@ -90,7 +90,7 @@ pub fn attend_exact<Keys: KvStore, Values: KvStore>(
             let dim = first_dim(part);
             if dim < stored {
                 let unit = values.unit(start, dim / values.places.dims, key % PAGE / UNIT);
-                let four = Values::four(&values, cache_v, unit, key % UNIT, dim % values.places.dims);
+                let four = V::four(&values, cache_v, unit, key % UNIT, dim % values.places.dims);
                 for i in 0..4 {
                     let before = running.weighted[part * 4 + i] * shrink;
                     running.weighted[part * 4 + i] = fma(p, four[i], before);
@@ -98,7 +98,7 @@ pub fn attend_exact<Keys: KvStore, Values: KvStore>(
             }
         }
     }
-    combine::<Values>(out, (row * heads + head) * head_dim, running, exchange, head_dim);
+    combine::<V>(out, (row * heads + head) * head_dim, running, exchange, head_dim);
 }
 
 /// The query in shared memory, rotated where the keys are.

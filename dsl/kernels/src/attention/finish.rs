@@ -39,7 +39,10 @@ impl Totals {
             /// warps that take other values of the same positions have the same totals
             if block.member % block.value_units() == 0 && lane_index() == operand_column() * k_parts {
                 parts[sharer * columns + column] = total;
-                highest[block.turn * columns + column] = running.highest[tile];
+                /// all warps of a page know the same one
+                if block.member == 0 {
+                    highest[block.turn * columns + column] = running.highest[tile];
+                }
             }
         }
         barrier();

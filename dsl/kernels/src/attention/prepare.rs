@@ -18,8 +18,8 @@ fn threads<Keys: KvCodec, Values: KvCodec>(head_dim: usize) -> usize {
 /// [`cache_write`](super::cache_write::cache_write) does.
 ///
 /// Batch invariance: as there.
-#[kernel(threads = threads::<Keys, Values>(head_dim))]
-pub fn prepare_attention<Keys: KvCodec, Values: KvCodec>(
+#[kernel(threads = threads::<K, V>(head_dim))]
+pub fn prepare_attention<K: KvCodec, V: KvCodec>(
     #[shape(tokens, q_stride)] q: In<f32>,
     #[shape(tokens, kv_stride)] k: In<f32>,
     #[shape(tokens, kv_stride)] v: In<f32>,
@@ -41,10 +41,10 @@ pub fn prepare_attention<Keys: KvCodec, Values: KvCodec>(
     #[comptime] head_dim: usize,
 ) {
     trigger_dependents();
-    let threads = threads::<Keys, Values>(head_dim);
+    let threads = threads::<K, V>(head_dim);
     let head = block_index_y();
     if head < heads {
-        store_query::<Keys>(
+        store_query::<K>(
             q,
             q_w,
             positions,
@@ -58,7 +58,7 @@ pub fn prepare_attention<Keys: KvCodec, Values: KvCodec>(
             threads,
         );
     } else {
-        store_pair::<Keys, Values>(
+        store_pair::<K, V>(
             k,
             v,
             k_w,

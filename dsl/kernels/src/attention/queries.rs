@@ -65,8 +65,8 @@ fn threads<Keys: KvCodec>(head_dim: usize) -> usize {
 ///
 /// The heads of a token begin at `token * stride`. Numbers that do not fit f16 become the largest one. A format of bf16 keys gets two terms, one after the other. Batch
 /// invariance: a head's sums are added by its own block, always in the same order.
-#[kernel(threads = threads::<Keys>(head_dim))]
-pub fn prepare_queries<Keys: KvCodec>(
+#[kernel(threads = threads::<K>(head_dim))]
+pub fn prepare_queries<K: KvCodec>(
     #[shape(tokens, stride)] q: In<f32>,
     #[shape(head_dim)] w: In<f32>,
     #[shape(tokens)] positions: In<u32>,
@@ -78,7 +78,7 @@ pub fn prepare_queries<Keys: KvCodec>(
     #[comptime] head_dim: usize,
 ) {
     trigger_dependents();
-    store_query::<Keys>(
+    store_query::<K>(
         q,
         w,
         positions,
@@ -89,7 +89,7 @@ pub fn prepare_queries<Keys: KvCodec>(
         stride,
         eps,
         head_dim,
-        threads::<Keys>(head_dim),
+        threads::<K>(head_dim),
     );
 }
 

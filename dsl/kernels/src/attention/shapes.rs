@@ -6,9 +6,9 @@ use tilekiln_dsl::target::Target;
 use super::flash::FlashShape;
 use super::formats::Pair;
 
-/// Pages that a block works on at once when it decodes. How a row's keys are added up depends on it, so it is the same
-/// whatever the rows.
-const DECODE_PAGES: usize = 2;
+/// Pages that a block works on at once when it decodes, best first. How a row's keys are added up depends on it, so it
+/// is the same whatever the rows: the first with which the smallest shape fits.
+const DECODE_PAGES: [usize; 2] = [2, 1];
 /// `(tiles, teams)` of blocks that decode, fewest columns first.
 const DECODE: [(usize, usize); 4] = [(1, 1), (2, 1), (1, 2), (2, 2)];
 /// `(tiles, teams)` of blocks that take a prompt, most columns first.
@@ -30,29 +30,69 @@ impl Chosen {
     }
 }
 
+/// The shapes that a target has room for: all that is to be known of a pair of formats and a head_dim.
+#[derive(Clone, Debug)]
+pub struct Shapes {
+    /// For decoding, fewest columns first.
+    pub decode: Vec<Chosen>,
+    /// For prompts, most columns first.
+    pub prefill: Vec<Chosen>,
+}
+
+impl Shapes {
+    /// Those of a pair. None if there is no fast attention for it.
+    pub fn of(target: &Target, pair: &Pair, head_dim: usize) -> Option<Self> {
+        let [decode, prefill] = pair.flash?;
+        Some(Self {
+            decode: usable_to_decode(target, decode, head_dim),
+            prefill: usable(target, prefill, 1, head_dim, &PREFILL),
+        })
+    }
+
+    /// As [`decode`].
+    pub fn decode(&self, gqa: usize, rows: usize) -> Option<Chosen> {
+        let mut usable = self.decode.iter().filter(|chosen| chosen.columns >= gqa);
+        let covering = usable.clone().find(|chosen| chosen.columns >= gqa * rows);
+        covering.or(usable.next_back()).copied()
+    }
+
+    /// As [`prefill`].
+    pub fn prefill(&self, gqa: usize) -> Option<Chosen> {
+        self.prefill.iter().find(|chosen| chosen.columns >= gqa).copied()
+    }
+}
+
 /// The shape for steps of up to `rows` rows of a sequence with `gqa` query heads a KV head: the smallest that takes all
 /// rows in one group, or the largest there is; more rows are several groups. None if there is no fast attention for the
 /// pair, or if the target has no room for one row.
 pub fn decode(target: &Target, pair: &Pair, head_dim: usize, gqa: usize, rows: usize) -> Option<Chosen> {
     let [kernel, _] = pair.flash?;
-    let usable = usable(target, kernel, DECODE_PAGES, head_dim, gqa, &DECODE);
-    let covering = usable.iter().find(|chosen| chosen.columns >= gqa * rows);
-    covering.or(usable.last()).copied()
+    let decode = usable_to_decode(target, kernel, head_dim);
+    let prefill = Vec::new();
+    Shapes { decode, prefill }.decode(gqa, rows)
 }
 
 /// The shape for prompts: the one with most columns that fits. None as in [`decode`].
 pub fn prefill(target: &Target, pair: &Pair, head_dim: usize, gqa: usize) -> Option<Chosen> {
     let [_, kernel] = pair.flash?;
-    usable(target, kernel, 1, head_dim, gqa, &PREFILL).first().copied()
+    let prefill = usable(target, kernel, 1, head_dim, &PREFILL);
+    let decode = Vec::new();
+    Shapes { decode, prefill }.prefill(gqa)
 }
 
-/// The shapes that take at least one row and that the target has room for.
+/// The shapes that decode: with two pages at once where the target has the shared memory for merging what they sum to.
+fn usable_to_decode(target: &Target, kernel: fn(FlashShape) -> KernelDef, head_dim: usize) -> Vec<Chosen> {
+    let with_pages = |pages: &usize| usable(target, kernel, *pages, head_dim, &DECODE);
+    let mut found = DECODE_PAGES.iter().map(with_pages);
+    found.find(|shapes| !shapes.is_empty()).unwrap_or_default()
+}
+
+/// The shapes that the target has room for.
 fn usable(
     target: &Target,
     kernel: fn(FlashShape) -> KernelDef,
     pages: usize,
     head_dim: usize,
-    gqa: usize,
     shapes: &[(usize, usize)],
 ) -> Vec<Chosen> {
     let all = shapes.iter().map(|&(tiles, teams)| {
@@ -66,6 +106,6 @@ fn usable(
         Chosen { shape, columns }
     });
     // recording refuses what the target has no room for
-    all.filter(|chosen| chosen.columns >= gqa && kernel(chosen.shape).record(target).is_ok())
+    all.filter(|chosen| kernel(chosen.shape).record(target).is_ok())
         .collect()
 }

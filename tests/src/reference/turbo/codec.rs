@@ -10,8 +10,8 @@ use super::rotation::{self, Direction};
 pub enum ScaleRange {
     /// As the implementation the goldens come from: a scale above 65504 becomes +∞, and a norm of NaN is stored.
     Unclamped,
-    /// A scale above 65504 becomes 65504. A norm that is not finite (a NaN or infinite input, or squares that overflow
-    /// f32) stores NaN, so that the damage stays visible instead of becoming a plausible vector.
+    /// A scale above 65504 becomes 65504. A group whose norm is not finite (a NaN or infinite input, or squares that
+    /// overflow f32) is stored as zeros: one damaged position must not make NaN of everything that attends to it.
     Clamped,
 }
 
@@ -36,9 +36,13 @@ impl Codec {
     ///    top index);
     /// 4. m = √(Σ codeword²); scale = n / m, stored as f16: the decoded group has the norm of the original.
     pub fn encode_group(&self, values: &[f32; GROUP], range: ScaleRange) -> EncodedGroup {
-        let norm = values.iter().fold(0.0_f32, |sum, value| sum + value * value).sqrt();
+        let mut norm = values.iter().fold(0.0_f32, |sum, value| sum + value * value).sqrt();
         let inverse = if norm > SMALLEST_NORM { 1.0 / norm } else { 0.0 };
         let mut unit_rotated = values.map(|value| value * inverse);
+        if range == ScaleRange::Clamped && !norm.is_finite() {
+            norm = 0.0;
+            unit_rotated.fill(0.0);
+        }
         rotation::rotate(&mut unit_rotated, Direction::Forward);
 
         let (thresholds, codewords) = (self.thresholds(), self.codewords());
@@ -55,7 +59,7 @@ impl Codec {
         };
 
         let mut bytes = vec![0; self.block_bytes];
-        bytes[..2].copy_from_slice(&range.store(scale, norm).to_le_bytes());
+        bytes[..2].copy_from_slice(&range.store(scale).to_le_bytes());
         for (element, &index) in indices.iter().enumerate() {
             self.store_index(&mut bytes, element, index);
         }
@@ -156,10 +160,9 @@ pub(super) fn block_scale(block: &[u8]) -> f16 {
 }
 
 impl ScaleRange {
-    fn store(self, scale: f32, norm: f32) -> f16 {
+    fn store(self, scale: f32) -> f16 {
         match self {
             Self::Unclamped => f16::from_f32(scale),
-            Self::Clamped if !norm.is_finite() => f16::NAN,
             Self::Clamped => f16::from_f32(scale.min(f16::MAX.to_f32())),
         }
     }
@@ -280,7 +283,9 @@ mod tests {
                 let mut values = [1.0; GROUP];
                 values[77] = damage;
                 let decoded = codec.decode_row(&codec.encode_row(&values, ScaleRange::Clamped));
-                assert!(decoded.iter().all(|value| value.is_nan()), "{}: {damage}", codec.name);
+                assert!(decoded.iter().all(|value| *value == 0.0), "{}: {damage}", codec.name);
+                let first = codec.decode_row(&codec.encode_row(&values, ScaleRange::Unclamped));
+                assert!(first.iter().all(|value| !value.is_finite()), "{}: {damage}", codec.name);
             }
         }
     }

@@ -82,6 +82,37 @@ pub fn rotate_groups(row: &mut [f32], group: usize, direction: Direction) {
     }
 }
 
+/// [`rotate_f64`] in place by butterflies, for much data.
+///
+/// # Panics
+/// When the row is not whole groups.
+pub fn rotate_fast(row: &mut [f64], direction: Direction) {
+    assert!(
+        row.len().is_multiple_of(GROUP),
+        "a row of {} is not whole groups of {GROUP}",
+        row.len()
+    );
+    let (first, second) = direction.signs();
+    for values in row.chunks_exact_mut(GROUP) {
+        for (index, value) in values.iter_mut().enumerate() {
+            *value *= f64::from(sign(first, index));
+        }
+        let mut distance = 1;
+        while distance < GROUP {
+            for span in values.chunks_exact_mut(2 * distance) {
+                let (low, high) = span.split_at_mut(distance);
+                for (a, b) in low.iter_mut().zip(high) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            distance *= 2;
+        }
+        for (index, value) in values.iter_mut().enumerate() {
+            *value *= f64::from(sign(second, index)) / (GROUP as f64).sqrt();
+        }
+    }
+}
+
 /// The rotation in f64 from its definition: every output a plain sum over the Hadamard matrix. Groups of 128.
 ///
 /// # Panics
