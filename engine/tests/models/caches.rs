@@ -42,7 +42,11 @@ fn logits(device: &Arc<dyn Device>, case: &Case, how: (Precision, KvTypes), ids:
     let (prompt, rest) = ids.split_at(ids.len() - 4);
     let mut all = Vec::new();
     for (index, part) in prompt.chunks(11).enumerate() {
-        all.extend(target.forward(&rows(0, index * 11, part, Want::Logits), Phase::Prompt).unwrap());
+        all.extend(
+            target
+                .forward(&rows(0, index * 11, part, Want::Logits), Phase::Prompt)
+                .unwrap(),
+        );
     }
     for (index, token) in rest.iter().enumerate() {
         let row = rows(0, prompt.len() + index, &[*token], Want::Logits);
@@ -77,7 +81,11 @@ fn formats_cost_what_they_are_expected_to() {
                     distance.relative,
                     distance.rms
                 );
-                assert!(distance.relative <= bound, "{} {types}: {distance:?}, bound {bound}", case.name);
+                assert!(
+                    distance.relative <= bound,
+                    "{} {types}: {distance:?}, bound {bound}",
+                    case.name
+                );
                 assert!(distance.relative > 0.0, "{} {types}: nothing was quantised", case.name);
             }
         }
@@ -94,7 +102,10 @@ fn formats_cost_what_they_are_expected_to() {
 fn devices_agree_in_every_format() {
     let all = devices();
     let host: Arc<dyn Device> = Arc::new(HostDevice::new());
-    for device in all.iter().filter(|device| device.properties().target.name != host.properties().target.name) {
+    for device in all
+        .iter()
+        .filter(|device| device.properties().target.name != host.properties().target.name)
+    {
         for case in cases("gemma4") {
             let mut ids = tokens(&case.golden, "p1.input_ids");
             ids.truncate(24);
@@ -153,7 +164,9 @@ fn slots_go_to_files_and_back() {
         };
         let path = folder.path().join("slot.bin");
         let mut target = load(types);
-        target.forward(&rows(0, 0, before, Want::Nothing), Phase::Prompt).unwrap();
+        target
+            .forward(&rows(0, 0, before, Want::Nothing), Phase::Prompt)
+            .unwrap();
         let mut sequence = Sequence::default();
         sequence.extend(before);
         target.save_slot(0, &sequence, &path).unwrap();
@@ -162,9 +175,18 @@ fn slots_go_to_files_and_back() {
         let mut fresh = load(types);
         let restored = fresh.restore_slot(1, &path).unwrap();
         assert_eq!((restored.tokens(), restored.high()), (before, before.len()));
-        assert!(next(&mut fresh, 1) == expected, "the restored slot goes on with other bits");
+        assert!(
+            next(&mut fresh, 1) == expected,
+            "the restored slot goes on with other bits"
+        );
 
-        let refused = load(other).restore_slot(0, &path).expect_err("another format").to_string();
-        assert!(refused.contains("format of keys") && refused.contains("turbo3"), "{refused}");
+        let refused = load(other)
+            .restore_slot(0, &path)
+            .expect_err("another format")
+            .to_string();
+        assert!(
+            refused.contains("format of keys") && refused.contains("turbo3"),
+            "{refused}"
+        );
     }
 }

@@ -226,7 +226,7 @@ fn in_one_launch(trial: &mut Trial<'_>, pair: [&'static Format; 2], head_dim: us
             arguments.extend(cached);
             arguments.extend([heads, kv_heads, q_stride, kv_stride, slot_pages].map(number));
             arguments.push(Argument::F32(EPS));
-            trial.launch([tokens, heads + kv_heads, 1], arguments)?;
+            trial.launch([tokens, heads + 2 * kv_heads, 1], arguments)?;
         } else {
             let settings = [
                 format!("k={}", pair[0].name),

@@ -41,121 +41,134 @@ pub fn cache_write<K: KvStore, V: KvStore>(
     #[comptime] head_dim: usize,
 ) {
     trigger_dependents();
-    store_pair::<K, V>(
-        k,
-        v,
-        w,
-        positions,
-        slots,
-        inverse_frequency,
-        page_table,
-        cache_k,
-        cache_v,
-        block_index_y(),
-        kv_heads,
-        stride,
-        slot_pages,
-        eps,
-        head_dim,
-        threads::<K, V>(head_dim),
-    );
-}
-
-/// Stores one head's key and value of the block's token, one value a thread. Waits for the launches in front.
-#[tile_fn]
-pub(super) fn store_pair<K: KvStore, V: KvStore>(
-    k: In<f32>,
-    v: In<f32>,
-    w: In<f32>,
-    positions: In<u32>,
-    slots: In<u32>,
-    inverse_frequency: In<f32>,
-    page_table: In<u32>,
-    cache_k: Out<u8>,
-    cache_v: Out<u8>,
-    kv_head: Val<u32>,
-    kv_heads: Val<u32>,
-    stride: Val<u32>,
-    slot_pages: Val<u32>,
-    eps: Val<f32>,
-    #[comptime] head_dim: usize,
-    #[comptime] threads: usize,
-) {
-    let token = block_index();
-    let dim = thread_index();
-    let slot = slots[token];
-    let terms = Shared::<f32>::new(threads);
-    let codes = Shared::<u8>::new(threads);
-    let mut weight = f32(0.0);
-    if dim < head_dim {
-        weight = w[dim];
-    }
+    let threads = threads::<K, V>(head_dim);
+    let heads = [block_index_y(), kv_heads, stride];
+    let storing = Storing::here(positions, slots, page_table, slot_pages, heads, eps, head_dim, threads);
+    let weight = weight_of(w, head_dim);
     /// also where nothing is stored: the launch behind relies on this one for all before it
     wait_for_prerequisites();
-    if slot != NOWHERE {
-        let position = positions[token];
-        let page = page_table[slot * slot_pages + position / PAGE % slot_pages];
-        let mut raw_key = f32(0.0);
-        let mut raw_value = f32(0.0);
-        if dim < head_dim {
-            raw_key = k[token * stride + (kv_head * head_dim + dim)];
-            raw_value = v[token * stride + (kv_head * head_dim + dim)];
-        }
-        let normed = raw_key * head_scale(raw_key, eps, head_dim, threads) * weight;
-        let key = rotate_head(normed, position, inverse_frequency, head_dim, threads);
-        store_head::<K>(
-            Side::Key,
-            cache_k,
-            page,
-            kv_heads,
-            kv_head,
-            position,
-            key,
-            terms,
-            codes,
-            head_dim,
-        );
-
+    if storing.is_stored() {
+        storing.key::<K>(k, weight, inverse_frequency, cache_k);
         /// the barriers of the rotation lie between the two sums, which share their memory
-        let value = raw_value * head_scale(raw_value, eps, head_dim, threads);
-        store_head::<V>(
-            Side::Value,
-            cache_v,
+        storing.value::<V>(v, cache_v);
+    }
+}
+
+/// What a block that stores keys or values of its token works with.
+#[derive(Clone, Copy)]
+pub(super) struct Storing {
+    /// Where the token goes: its slot, and the page of its position there.
+    slot: Val<u32>,
+    page: Val<u32>,
+    position: Val<u32>,
+    kv_head: Val<u32>,
+    kv_heads: Val<u32>,
+    /// Values between tokens of the projections.
+    stride: Val<u32>,
+    eps: Val<f32>,
+    terms: Shared<f32>,
+    codes: Shared<u8>,
+    head_dim: usize,
+    threads: usize,
+}
+
+impl Storing {
+    /// The block's token, one value of a head a thread.
+    #[tile_fn]
+    pub fn here(
+        positions: In<u32>,
+        slots: In<u32>,
+        page_table: In<u32>,
+        slot_pages: Val<u32>,
+        [kv_head, kv_heads, stride]: [Val<u32>; 3],
+        eps: Val<f32>,
+        head_dim: usize,
+        threads: usize,
+    ) -> Self {
+        let token = block_index();
+        let slot = slots[token];
+        let position = positions[token];
+        /// tokens that are not stored look at slot 0
+        let known = select(slot == NOWHERE, 0u32, slot);
+        let page = page_table[known * slot_pages + position / PAGE % slot_pages];
+        Self {
+            slot,
             page,
-            kv_heads,
-            kv_head,
             position,
-            value,
-            terms,
-            codes,
+            kv_head,
+            kv_heads,
+            stride,
+            eps,
+            terms: Shared::<f32>::new(threads),
+            codes: Shared::<u8>::new(threads),
             head_dim,
+            threads,
+        }
+    }
+
+    /// This thread's value of the projection.
+    #[tile_fn]
+    fn raw(&self, from: In<f32>) -> Val<f32> {
+        let mut raw = f32(0.0);
+        if thread_index() < self.head_dim {
+            raw = from[block_index() * self.stride + (self.kv_head * self.head_dim + thread_index())];
+        }
+        raw
+    }
+
+    /// Stores the key: normalised, weighted by `weight`, rotated by position, encoded.
+    #[tile_fn]
+    pub fn key<Codec: KvStore>(&self, k: In<f32>, weight: Val<f32>, inverse_frequency: In<f32>, cache: Out<u8>) {
+        let raw = self.raw(k);
+        let normed = raw * head_scale(raw, self.eps, self.head_dim, self.threads) * weight;
+        let key = rotate_head(normed, self.position, inverse_frequency, self.head_dim, self.threads);
+        self.store::<Codec>(Side::Key, cache, key);
+    }
+
+    /// Stores the value: normalised, encoded.
+    #[tile_fn]
+    pub fn value<Codec: KvStore>(&self, v: In<f32>, cache: Out<u8>) {
+        let raw = self.raw(v);
+        let value = raw * head_scale(raw, self.eps, self.head_dim, self.threads);
+        self.store::<Codec>(Side::Value, cache, value);
+    }
+
+    /// Whether the token is stored at all.
+    #[tile_fn]
+    pub fn is_stored(&self) -> Val<bool> {
+        self.slot != NOWHERE
+    }
+
+    /// Encodes and stores one value a thread.
+    #[tile_fn]
+    fn store<Codec: KvStore>(&self, side: Side, cache: Out<u8>, value: Val<f32>) {
+        let shape = UnitShape::here::<Codec>(side, self.head_dim);
+        let start = shape.page(self.page, self.kv_heads, self.kv_head);
+        let place = StorePage {
+            shape,
+            cache,
+            start,
+            position: self.position % PAGE,
+        };
+        Codec::store(
+            &place,
+            value,
+            thread_index(),
+            self.terms,
+            self.codes,
+            Codec::stored(self.head_dim),
         );
     }
 }
 
-/// Encodes and stores one head's keys or values, one a thread.
+/// This thread's weight of a head's norm.
 #[tile_fn]
-fn store_head<Codec: KvStore>(
-    side: Side,
-    cache: Out<u8>,
-    page: Val<u32>,
-    kv_heads: Val<u32>,
-    kv_head: Val<u32>,
-    position: Val<u32>,
-    value: Val<f32>,
-    terms: Shared<f32>,
-    codes: Shared<u8>,
-    #[comptime] head_dim: usize,
-) {
-    let shape = UnitShape::here::<Codec>(side, head_dim);
-    let start = shape.page(page, kv_heads, kv_head);
-    let place = StorePage {
-        shape,
-        cache,
-        start,
-        position: position % PAGE,
-    };
-    Codec::store(&place, value, thread_index(), terms, codes, Codec::stored(head_dim));
+pub(super) fn weight_of(w: In<f32>, #[comptime] head_dim: usize) -> Val<f32> {
+    let mut weight = f32(0.0);
+    if thread_index() < head_dim {
+        weight = w[thread_index()];
+    }
+    weight
 }
 
 /// Registration of [`cache_write`] with every pair of formats.

@@ -82,12 +82,12 @@ fn put_together(
     wait_for_prerequisites();
     let start = (block_index_z() * grid_size_y() + block_index_y()) * chunks;
     let column = part.column;
-    let highest = highest_of(worth, start, needed.begin, needed.end, columns, column, shape);
 
     /// a warp's chunks are numbers of the whole sequence; each lane has a few values of the slice
     let per_lane = shape.slice / 32;
     let sums = Registers::<f32>::filled(per_lane, 0.0);
     let mut total = f32(0.0);
+    let mut highest = f32(START);
     let first = needed.begin / shape.warps * shape.warps + warp_index();
     let from = select(first < needed.begin, first + shape.warps, first);
     for round in stepped(from, needed.end, shape.warps * AHEAD) {
@@ -113,8 +113,20 @@ fn put_together(
                 }
             }
         }
+        /// what was added before shrinks to the new highest score of this warp's chunks
+        let mut now = highest;
         for i in 0..AHEAD {
-            let power = (worths[2 * i] - highest).exp2_flushed();
+            let is_here = round + i * shape.warps < needed.end;
+            now = select(is_here, max(now, worths[2 * i]), now);
+        }
+        let shrink = (highest - now).exp2_flushed();
+        highest = now;
+        total = total * shrink;
+        for j in 0..per_lane {
+            sums[j] = sums[j] * shrink;
+        }
+        for i in 0..AHEAD {
+            let power = (worths[2 * i] - now).exp2_flushed();
             let factor = select(round + i * shape.warps < needed.end, power, f32(0.0));
             total = fma(factor, worths[2 * i + 1], total);
             for j in 0..per_lane {
@@ -122,7 +134,7 @@ fn put_together(
             }
         }
     }
-    sum_of_warps(sums, total, shape)
+    sum_of_warps(sums, total, highest, shape)
 }
 
 /// The partial results of `flash_decode` put together, as f32.
@@ -207,54 +219,33 @@ pub fn flash_combine_int8(
     }
 }
 
-/// The highest score of all chunks, on every thread.
+/// Adds the warps' sums in order, each worth 2^(its highest score - the highest of all), and divides by the total: thread t
+/// gets value t of the slice, rotated back.
 #[tile_fn]
-fn highest_of(
-    worth: In<f32>,
-    start: Val<u32>,
-    begin: Val<u32>,
-    end: Val<u32>,
-    columns: Val<u32>,
-    column: Val<u32>,
-    #[comptime] shape: CombineShape,
-) -> Val<f32> {
-    let mut lane_highest = f32(START);
-    for chunk in stepped(begin + thread_index(), end, shape.warps * 32) {
-        let at = (start + (chunk - begin)) * columns + column;
-        lane_highest = max(lane_highest, worth[at * 2]);
-    }
-    let warp_highest = Shared::<f32>::new(shape.warps);
-    let of_warp = warp_max(lane_highest);
-    if lane_index() == 0 {
-        warp_highest[warp_index()] = of_warp;
-    }
-    barrier();
-    let mut highest = f32(START);
-    for warp in device_range(0, shape.warps) {
-        highest = max(highest, warp_highest[warp]);
-    }
-    highest
-}
-
-/// Adds the warps' sums in order and divides by the total: thread t gets value t of the slice, rotated back.
-#[tile_fn]
-fn sum_of_warps(sums: Registers<f32>, total: Val<f32>, #[comptime] shape: CombineShape) -> Val<f32> {
+fn sum_of_warps(sums: Registers<f32>, total: Val<f32>, highest: Val<f32>, #[comptime] shape: CombineShape) -> Val<f32> {
     let per_lane = shape.slice / 32;
     let of_warps = SharedTile::<f32>::new(shape.warps, shape.slice, TileLayout::Plain);
     let totals = Shared::<f32>::new(shape.warps);
+    let highests = Shared::<f32>::new(shape.warps);
     for i in 0..per_lane {
         of_warps[(warp_index(), lane_index() * per_lane + i)] = sums[i];
     }
     if lane_index() == 0 {
         totals[warp_index()] = total;
+        highests[warp_index()] = highest;
     }
     barrier();
+    let mut highest_of_all = f32(START);
+    for warp in unrolled(0..shape.warps) {
+        highest_of_all = max(highest_of_all, highests[warp]);
+    }
     let mut value = f32(0.0);
     let mut powers = f32(0.0);
     let dim = thread_index() % shape.slice;
-    for warp in device_range(0, shape.warps) {
-        value += of_warps[(warp, dim)];
-        powers += totals[warp];
+    for warp in unrolled(0..shape.warps) {
+        let worth = (highests[warp] - highest_of_all).exp2_flushed();
+        value = fma(worth, of_warps[(warp, dim)], value);
+        powers = fma(worth, totals[warp], powers);
     }
     let mut result = select(powers == 0.0, f32(0.0), value / powers);
     if shape.rotated {

@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::cache_write::store_pair;
+use super::cache_write::{Storing, weight_of};
 use super::codec::KvCodec;
 use super::formats::{self, HEAD_DIM, K, V};
 use super::queries::store_query;
@@ -14,8 +14,8 @@ fn threads<Keys: KvCodec, Values: KvCodec>(head_dim: usize) -> usize {
 }
 
 /// One block per token (x) and head (y): the first `heads` along y prepare queries as
-/// [`prepare_queries`](super::queries::prepare_queries) does, the others store keys and values as
-/// [`cache_write`](super::cache_write::cache_write) does.
+/// [`prepare_queries`](super::queries::prepare_queries) does, the next `kv_heads` store keys and the last as many values,
+/// as [`cache_write`](super::cache_write::cache_write) does.
 ///
 /// Batch invariance: as there.
 #[kernel(threads = threads::<K, V>(head_dim))]
@@ -58,24 +58,19 @@ pub fn prepare_attention<K: KvCodec, V: KvCodec>(
             threads,
         );
     } else {
-        store_pair::<K, V>(
-            k,
-            v,
-            k_w,
-            positions,
-            slots,
-            inverse_frequency,
-            page_table,
-            cache_k,
-            cache_v,
-            head - heads,
-            kv_heads,
-            kv_stride,
-            slot_pages,
-            eps,
-            head_dim,
-            threads,
-        );
+        let side_and_head = head - heads;
+        let kv_head = side_and_head % kv_heads;
+        let place = [kv_head, kv_heads, kv_stride];
+        let storing = Storing::here(positions, slots, page_table, slot_pages, place, eps, head_dim, threads);
+        let weight = weight_of(k_w, head_dim);
+        wait_for_prerequisites();
+        if storing.is_stored() {
+            if side_and_head < kv_heads {
+                storing.key::<K>(k, weight, inverse_frequency, cache_k);
+            } else {
+                storing.value::<V>(v, cache_v);
+            }
+        }
     }
 }
 
@@ -116,7 +111,7 @@ pub const ENTRY: Entry = Entry {
         arguments.extend(numbers.map(|number| Argument::U32(number as u32)));
         arguments.push(Argument::F32(1e-6));
         Ok(Example {
-            grid: [tokens as u32, (heads + kv_heads) as u32, 1],
+            grid: [tokens as u32, (heads + 2 * kv_heads) as u32, 1],
             arguments,
         })
     },

@@ -413,7 +413,7 @@ impl Planner<'_> {
         operands.extend(sizes.map(|size| Operand::Number(size as u32)));
         operands.push(Operand::Number(cache.slot_pages));
         operands.push(Operand::Real(self.shape.epsilon));
-        let grid = [Count::ROWS, Count::Fixed((heads + layer.kv_heads) as u32)];
+        let grid = [Count::ROWS, Count::Fixed((heads + 2 * layer.kv_heads) as u32)];
         let values = (heads + 2 * layer.kv_heads) * layer.head_dim;
         let cost = Cost {
             weight_bytes: 2 * norm_rope_bytes(layer),

@@ -155,19 +155,13 @@ pub fn packed_gate<Weight: PackedFormat>(
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
         let gates = Products::<f32>::zeros(2 * tiling.columns);
-        /// the first token's factor is on its way while the warps multiply
-        let first_token = columns.first_token + min(warp_index(), here - 1);
-        let row = group * 32 + lane_index();
-        let first_factor = factor[first_token * factor_stride + factor_offset + row];
         add_group::<Weight>(gates, &mut stream, &worth, &columns, tiling);
         partials.store(gates, u32(0));
         barrier();
         for column in stepped(warp_index(), here, tiling.warps) {
             let token = columns.first_token + column;
-            let mut by = first_factor;
-            if column != warp_index() {
-                by = factor[token * factor_stride + factor_offset + row];
-            }
+            let place = token * factor_stride + factor_offset + group * 32 + lane_index();
+            let by = factor[place];
             let gate = partials.sum(0, column);
             results.store(token, group, gelu_tanh(gate).mul_unfused(by));
             if group + 1 == groups {
