@@ -185,8 +185,9 @@ impl fmt::Display for KvTypes {
 
 /// A choice of formats by what matters.
 ///
-/// Sliding layers hold little and are most of the layers, so all presets spend more on them. What each costs in accuracy is
-/// measured by `tests/kv_presets.rs`; figures are in `docs/kv-presets.md`.
+/// Sliding layers hold little and are most of the layers, so presets spend more on them, and keys are worth more than
+/// values, because their errors are exponentiated. What each costs in accuracy on the golden models is printed by
+/// `tests/models/caches.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvPreset {
     /// As exact as the arithmetic.

@@ -8,7 +8,7 @@ use tilekiln_kernels::matmul::packed::halves::split_tile_bytes;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCKS, TILE_COLS, tiles_across};
 
 /// Threads of the blocks that prepare a row: four values each, so many times as it takes.
-const PREPARE_THREADS: usize = 320;
+const PREPARE_THREADS: usize = 640;
 /// Threads of the blocks that split rows.
 const SPLIT_THREADS: u32 = 64;
 
@@ -293,11 +293,11 @@ mod tests {
     fn threads_for_whole_tiles() {
         for (cols, want) in [
             (32, [64, 1]),
-            (2560, [320, 2]),
-            (2048, [256, 2]),
-            (2592, [256, 3]),
-            (5376, [288, 5]),
-            (16384, [320, 13]),
+            (2560, [640, 1]),
+            (2048, [512, 1]),
+            (2592, [352, 2]),
+            (5376, [448, 3]),
+            (16384, [608, 7]),
         ] {
             let [threads, chunks] = row_division(cols);
             assert_eq!([threads, chunks], want, "{cols}");

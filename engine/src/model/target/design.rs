@@ -234,9 +234,18 @@ impl Plans {
         let body = match outputs {
             0 => &self.prompt,
             _ if step.rows <= attention.longest_run() => &self.decode[attention.decode_plan(step.rows)],
+            _ if outputs <= at_once && !self.tail.is_empty() => &self.prompt,
             _ => &self.full,
         };
         let mut parts = vec![(&body[tiles.index(step.total_rows())], step)];
+        if outputs > 0 && std::ptr::eq(body, &self.prompt) {
+            // the last row of each sequence, or several of one
+            let sequences = step.sequences.min(outputs);
+            let rows = outputs / sequences;
+            let depth = step.depth + step.rows - rows;
+            let part = Step { sequences, rows, depth };
+            parts.push((&self.tail[tiles.index(part.total_rows())], part));
+        }
         for first in (0..outputs).step_by(at_once.max(1)) {
             let rows = at_once.min(outputs - first);
             let part = Step {
