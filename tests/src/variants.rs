@@ -113,7 +113,7 @@ pub const VARIANTS: &[Variant] = &[
         "flash_prefill",
         "k=turbo3,v=turbo3,head_dim=512,tiles=2,teams=2",
     ),
-    only("gfx1150", "flash_prefill", "k=f16,v=f16,head_dim=256,teams=2"),
+    only("gfx1150", "flash_prefill", "k=f16,v=f16,head_dim=256"),
     only("gfx1150", "flash_prefill", "k=turbo3,v=turbo3,head_dim=512,teams=2"),
     variant("flash_combine", ""),
     variant("flash_combine", "rotated=true"),
