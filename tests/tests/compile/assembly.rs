@@ -15,7 +15,7 @@ const EXPECTED: &[(&str, &str)] = &[
 
 /// The helper that exchanges between lanes, and the two instructions of which it becomes one or the other: lanes 16 apart
 /// need the second.
-const EXCHANGE: (&str, [&str; 2]) = ("__builtin_amdgcn_update_dpp", ["row_xmask", "v_permlanex16"]);
+const EXCHANGE: (&str, [&str; 2]) = ("__builtin_amdgcn_update_dpp", ["row_xmask", "ds_swizzle_b32"]);
 
 /// Kernel families that stand or fall with an instruction, however their text spells it.
 const FAMILIES: &[(&str, &str)] = &[
