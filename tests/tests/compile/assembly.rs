@@ -11,14 +11,18 @@ const EXPECTED: &[(&str, &str)] = &[
     ),
     ("__builtin_amdgcn_wmma_i32_16x16x16_iu8_w32", "v_wmma_i32_16x16x16_iu8"),
     ("__builtin_amdgcn_sudot4", "v_dot4_i32_iu8"),
-    ("__builtin_amdgcn_update_dpp", "row_xmask"),
 ];
+
+/// The helper that exchanges between lanes, and the two instructions of which it becomes one or the other: lanes 16 apart
+/// need the second.
+const EXCHANGE: (&str, [&str; 2]) = ("__builtin_amdgcn_update_dpp", ["row_xmask", "ds_swizzle_b32"]);
 
 /// Kernel families that stand or fall with an instruction, however their text spells it.
 const FAMILIES: &[(&str, &str)] = &[
     ("matmul_f16", "v_wmma_f32_16x16x16_f16"),
     ("matmul_bf16", "v_wmma_f32_16x16x16_bf16"),
-    ("flash_attn_tile", "v_wmma_f32_16x16x16_f16"),
+    ("flash_decode", "v_wmma_f32_16x16x16"),
+    ("flash_prefill", "v_wmma_f32_16x16x16"),
     ("row_product", "v_dot4_i32_iu8"),
     ("packed_product", "v_wmma_i32_16x16x16_iu8"),
     ("packed_gated", "v_wmma_i32_16x16x16_iu8"),
@@ -33,6 +37,10 @@ pub fn problems(source: &Generated, assembly: &str) -> Vec<String> {
         .filter(|(_, instruction)| !assembly.contains(instruction))
         .map(|(why, instruction)| format!("no {instruction} in the assembly ({why})"))
         .collect();
+    let (helper, either) = EXCHANGE;
+    if source.text.contains(helper) && !either.iter().any(|instruction| assembly.contains(instruction)) {
+        problems.push(format!("no {} in the assembly ({helper})", either.join(" or ")));
+    }
     for line in exchanges_in_branches(assembly) {
         problems.push(format!(
             "lanes that are switched off are read: `{line}` stands in a divergent branch"

@@ -6,7 +6,9 @@
 
 mod assembly;
 mod clang;
+mod matrix;
 mod ratchet;
+mod table;
 
 use tilekiln_codegen::Generated;
 use tilekiln_dsl::target::Vendor;
@@ -66,11 +68,37 @@ fn through_the_loader(compiler: &dyn Compiler, version: &str, vendor: Vendor) {
     conclude(version, problems, costs);
 }
 
+/// Spills that are known and not mended yet, at most so many: target, kernel, compiler's measure. One that is gone has to
+/// go from the list.
+const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
+    // 128 registers let two blocks share a multiprocessor, which is worth more than what is spilled
+    ("sm_90", "flash_decode_f16_f16_hd512_t1_t1_p2", 92),
+    // hipRTC only: 256 registers are all that a lane can have
+    ("gfx1150", "flash_prefill_f16_f16_hd256_t1_t1_p1", 8),
+    // addresses of twelve buffers, in scalar registers
+    ("gfx1150", "prepare_attention_turbo3_turbo3_hd512", 23),
+];
+
+/// What is wrong with a kernel's spills.
+fn fault_of_spills(target: &str, kernel: &str, spills: u32) -> Option<String> {
+    let known = KNOWN_SPILLS.iter().find(|known| (known.0, known.1) == (target, kernel));
+    match known {
+        None if spills == 0 => None,
+        None => Some(format!("{target} {kernel} spills {spills}")),
+        Some(_) if spills == 0 => Some(format!(
+            "{target} {kernel} spills nothing any more: take it from KNOWN_SPILLS"
+        )),
+        Some((.., most)) => (spills > *most).then(|| format!("{target} {kernel} spills {spills}, {most} before")),
+    }
+}
+
 /// Fails with everything that is wrong: what compilers said, spills, and differences from the ratchet table.
 fn conclude(version: &str, mut problems: Vec<String>, costs: Vec<Cost>) {
-    for cost in costs.iter().filter(|cost| cost.spills > 0) {
-        problems.push(format!("{} spills {}", cost.name(), cost.spills));
-    }
+    problems.extend(
+        costs
+            .iter()
+            .filter_map(|cost| fault_of_spills(&cost.target, &cost.kernel, cost.spills)),
+    );
     if problems.is_empty() {
         problems = ratchet::compare(version, costs);
     }

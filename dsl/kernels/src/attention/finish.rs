@@ -3,7 +3,7 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvCodec, Scales};
-use super::flash::{Attended, Block, TEAM};
+use super::flash::{Attended, Block, START, TEAM};
 use super::values::{RAISE, Running, value_part};
 
 /// Sums of exponentials of a block's columns, by the warps that share them: of each page at once, and of units of the
@@ -12,8 +12,8 @@ use super::values::{RAISE, Running, value_part};
 pub(super) struct Totals {
     /// [pages at once, units at once, columns]
     parts: Shared<f32>,
-    /// Highest score of each column, [pages at once, columns]
-    highest: Shared<f32>,
+    /// Highest score of each column, [pages at once, columns], where somebody asks for it.
+    highest: Option<Shared<f32>>,
 }
 
 /// Warps of a team that take different units of the same values.
@@ -22,12 +22,17 @@ fn sharers(block: &Block) -> usize {
 }
 
 impl Totals {
-    /// Brings the totals of all columns into shared memory.
+    /// Brings the totals of all columns into shared memory, and their highest scores, which pages at once need to be
+    /// merged, and partial results to be worth something.
     #[tile_fn]
-    pub(super) fn of(block: &Block, running: Running) -> Self {
+    pub(super) fn of(block: &Block, running: Running, is_partial: bool) -> Self {
         let columns = block.columns();
         let parts = Shared::<f32>::new(block.shape.pages * sharers(block) * columns);
-        let highest = Shared::<f32>::new(block.shape.pages * columns);
+        let mut highest = None;
+        if is_partial || block.shape.pages > 1 {
+            let of_columns = Shared::<f32>::new(block.shape.pages * columns);
+            highest = Some(of_columns);
+        }
         let k_parts = target().fragments.k_parts();
         let sharer = block.turn * sharers(block) + block.member / block.value_units();
         for tile in unrolled(0..block.shape.tiles) {
@@ -39,9 +44,11 @@ impl Totals {
             /// warps that take other values of the same positions have the same totals
             if block.member % block.value_units() == 0 && lane_index() == operand_column() * k_parts {
                 parts[sharer * columns + column] = total;
-                /// all warps of a page know the same one
-                if block.member == 0 {
-                    highest[block.turn * columns + column] = running.highest[tile];
+                if let Some(highest) = highest {
+                    /// all warps of a page know the same one
+                    if block.member == 0 {
+                        highest[block.turn * columns + column] = running.highest[tile];
+                    }
                 }
             }
         }
@@ -52,21 +59,27 @@ impl Totals {
     /// The highest score of a column.
     #[tile_fn]
     pub(super) fn highest(&self, block: &Block, column: Val<u32>) -> Val<f32> {
-        let mut highest = self.highest[column];
-        for turn in 1..block.shape.pages {
-            highest = max(highest, self.highest[column + turn * block.columns()]);
+        match self.highest {
+            Some(of_columns) => {
+                let mut highest = of_columns[column];
+                for turn in 1..block.shape.pages {
+                    highest = max(highest, of_columns[column + turn * block.columns()]);
+                }
+                highest
+            }
+            None => f32(START),
         }
-        highest
     }
 
     /// What the sums of the pages `turn` are worth among all.
     #[tile_fn]
     fn factor(&self, block: &Block, column: Val<u32>, turn: Val<u32>) -> Val<f32> {
-        if block.shape.pages == 1 {
-            f32(1.0)
-        } else {
-            let own = self.highest[turn * block.columns() + column];
-            (own - self.highest(block, column)).exp2_flushed()
+        match self.highest {
+            Some(of_columns) if block.shape.pages > 1 => {
+                let own = of_columns[turn * block.columns() + column];
+                (own - self.highest(block, column)).exp2_flushed()
+            }
+            _ => f32(1.0),
         }
     }
 

@@ -311,7 +311,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
             pages.begin,
             pages.end,
         );
-        let totals = Totals::of(block, attended.running);
+        let totals = Totals::of(block, attended.running, true);
         let columns = block.columns();
         let stored = block.values.groups * block.values.places.dims;
         let chunk = (block_index_z() * (heads / gqa) + block.kv_head) * grid_size() + block_index();
@@ -363,7 +363,7 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     if V::ROTATED {
         rotate_back(block, attended.sums);
     }
-    let totals = Totals::of(block, attended.running);
+    let totals = Totals::of(block, attended.running, false);
     let used = block.rows * gqa;
     hand_out::<V>(block, attended, totals, |column, dim, values| {
         if column < used && dim < shape.head_dim {

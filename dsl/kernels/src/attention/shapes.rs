@@ -12,7 +12,9 @@ const DECODE_PAGES: [usize; 2] = [2, 1];
 /// `(tiles, teams)` of blocks that decode, fewest columns first.
 const DECODE: [(usize, usize); 4] = [(1, 1), (2, 1), (1, 2), (2, 2)];
 /// `(tiles, teams)` of blocks that take a prompt, most columns first.
-const PREFILL: [(usize, usize); 5] = [(2, 2), (1, 2), (2, 1), (1, 1), (4, 1)];
+const PREFILL: [(usize, usize); 4] = [(2, 2), (1, 2), (2, 1), (1, 1)];
+/// Columns whose sums a warp has registers for.
+const WARP_COLUMNS: usize = 16;
 
 /// A shape of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,7 @@ fn usable_to_decode(target: &Target, kernel: fn(FlashShape) -> KernelDef, head_d
     found.find(|shapes| !shapes.is_empty()).unwrap_or_default()
 }
 
-/// The shapes that the target has room for.
+/// The shapes that the target has registers and shared memory for.
 fn usable(
     target: &Target,
     kernel: fn(FlashShape) -> KernelDef,
@@ -95,14 +97,16 @@ fn usable(
     head_dim: usize,
     shapes: &[(usize, usize)],
 ) -> Vec<Chosen> {
-    let all = shapes.iter().map(|&(tiles, teams)| {
+    let width = target.fragments.columns();
+    let held = shapes.iter().filter(|(tiles, _)| tiles * width <= WARP_COLUMNS);
+    let all = held.map(|&(tiles, teams)| {
         let shape = FlashShape {
             head_dim,
             tiles,
             teams,
             pages,
         };
-        let columns = shape.columns(target.fragments.columns());
+        let columns = shape.columns(width);
         Chosen { shape, columns }
     });
     // recording refuses what the target has no room for
