@@ -148,7 +148,6 @@ fn matrix_products() -> Kernel {
                 a: whole(a),
                 b: whole(b),
                 element: Scalar::F16,
-                shape: MmaShape::Square,
             });
         });
         let x = it.load(X, i, F32);

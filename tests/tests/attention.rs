@@ -101,7 +101,11 @@ fn sample(random: &mut Random) -> Vec<(Setup, Vec<(usize, usize)>)> {
         let setup = Setup {
             pair,
             head_dim,
-            kv_heads: if number % 3 == 0 && head_dim < 512 { 2 } else { 1 },
+            kv_heads: if number.is_multiple_of(3) && head_dim < 512 {
+                2
+            } else {
+                1
+            },
             window: None,
             lengths: vec![keys],
             most_gqa: gqa,

@@ -309,7 +309,7 @@ fn check(session: &Session<'_>, golden: &Golden) {
                     session.target.name
                 );
                 // written so that NaN fails
-                if !(distance <= limit) {
+                if distance.is_nan() || distance > limit {
                     faults.push(format!("d{dim} {name} {kernel}: {distance:.2e}, at most {limit:.1e}"));
                 }
                 compared += 1;

@@ -195,24 +195,54 @@ pub fn csv(device: &str, target: &str, lines: &[Line]) -> String {
     text
 }
 
-/// The worst of each pair and head_dim, as Markdown: how many cells, largest errors, and largest error over bound.
-pub fn summary(lines: &[Line]) -> String {
-    let mut found: BTreeMap<([&str; 2], usize), (usize, f64, f64, [f64; 3])> = BTreeMap::new();
-    for line in lines {
-        let entry = found.entry((line.pair, line.head_dim)).or_default();
-        entry.0 += 1;
+/// What the cells of a pair and head_dim come to.
+#[derive(Default)]
+struct Worst {
+    cells: usize,
+    /// Largest error over its bound, and that bound.
+    ratio: f64,
+    bound: f64,
+    /// Largest error of each kernel.
+    decode: f64,
+    prefill: f64,
+    exact: f64,
+}
+
+impl Worst {
+    fn add(&mut self, line: &Line) {
+        self.cells += 1;
         for (kernel, _, errors) in &line.runs {
-            let kind = ["decode", "prefill", "exact"].iter().position(|name| name == kernel);
-            entry.3[kind.unwrap_or(0)] = entry.3[kind.unwrap_or(0)].max(errors.error);
-            if errors.ratio >= entry.1 {
-                (entry.1, entry.2) = (errors.ratio, errors.bound);
+            let largest = match *kernel {
+                "prefill" => &mut self.prefill,
+                "exact" => &mut self.exact,
+                _ => &mut self.decode,
+            };
+            *largest = largest.max(errors.error);
+            if errors.ratio >= self.ratio {
+                (self.ratio, self.bound) = (errors.ratio, errors.bound);
             }
         }
+    }
+}
+
+/// The worst of each pair and head_dim, as Markdown: how many cells, largest errors, and largest error over bound.
+pub fn summary(lines: &[Line]) -> String {
+    let mut found: BTreeMap<_, Worst> = BTreeMap::new();
+    for line in lines {
+        found.entry((line.pair, line.head_dim)).or_default().add(line);
     }
     let mut text = "| keys | values | head_dim | cells | decode | prefill | exact | error / bound | bound there |\n\
                     |---|---|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
-    for (([k, v], head_dim), (cells, ratio, bound, [decode, prefill, exact])) in found {
+    for (([k, v], head_dim), worst) in found {
+        let Worst {
+            cells,
+            ratio,
+            bound,
+            decode,
+            prefill,
+            exact,
+        } = worst;
         let _ = writeln!(
             text,
             "| {k} | {v} | {head_dim} | {cells} | {decode:.2e} | {prefill:.2e} | {exact:.2e} | {ratio:.4} | {bound:.2e} |"

@@ -98,6 +98,9 @@ pub fn find(name: &str) -> Option<&'static Format> {
     FORMATS.iter().find(|format| format.name == name)
 }
 
+/// [`flash_decode`] and [`flash_prefill`] of a shape.
+pub type Flash = [fn(FlashShape) -> KernelDef; 2];
+
 /// A pair of formats, of keys and of values, and the kernels it makes.
 pub struct Pair {
     /// Names of both.
@@ -107,7 +110,7 @@ pub struct Pair {
     /// [`attend_exact`](exact::attend_exact) of a head_dim.
     pub exact: fn(usize) -> KernelDef,
     /// [`flash_decode`] and [`flash_prefill`], where both formats are fast.
-    pub flash: Option<[fn(FlashShape) -> KernelDef; 2]>,
+    pub flash: Option<Flash>,
     /// [`prepare_attention`] of a head_dim, where both formats are fast.
     pub prepare: Option<fn(usize) -> KernelDef>,
 }
@@ -233,7 +236,7 @@ pub fn prepare(settings: &Settings) -> Result<fn(usize) -> KernelDef, SettingErr
 ///
 /// # Errors
 /// As [`pair`]; f32 has no fast attention.
-pub fn flash(settings: &Settings) -> Result<[fn(FlashShape) -> KernelDef; 2], SettingError> {
+pub fn flash(settings: &Settings) -> Result<Flash, SettingError> {
     pair(settings)?.flash.ok_or_else(|| {
         let fast: Vec<_> = FORMATS
             .iter()

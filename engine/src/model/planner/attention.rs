@@ -626,7 +626,8 @@ mod tests {
     #[test]
     fn rows_that_follow_each_other_are_a_run() {
         let run = |first, rows, slot| Run { first, rows, slot };
-        let table: [(&[(u32, u32)], Vec<Run>); 4] = [
+        type Rows = &'static [(u32, u32)];
+        let table: [(Rows, Vec<Run>); 4] = [
             (&[], vec![]),
             (&[(0, 5), (0, 6), (1, 7), (1, 8)], vec![run(0, 2, 0), run(2, 2, 1)]),
             (
