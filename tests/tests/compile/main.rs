@@ -68,8 +68,8 @@ fn through_the_loader(compiler: &dyn Compiler, version: &str, vendor: Vendor) {
     conclude(version, problems, costs);
 }
 
-/// Spills that are known and not mended yet, at most so many: target, kernel, compiler's measure. One that is gone has to
-/// go from the list.
+/// Spills that are known and not mended yet, at most so many: target, kernel, compiler's measure; by one of the
+/// compilers.
 const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     // 128 registers let two blocks share a multiprocessor, which is worth more than what is spilled
     ("sm_90", "flash_decode_f16_f16_hd512_t1_t1_p2", 92),
@@ -85,9 +85,6 @@ fn fault_of_spills(target: &str, kernel: &str, spills: u32) -> Option<String> {
     match known {
         None if spills == 0 => None,
         None => Some(format!("{target} {kernel} spills {spills}")),
-        Some(_) if spills == 0 => Some(format!(
-            "{target} {kernel} spills nothing any more: take it from KNOWN_SPILLS"
-        )),
         Some((.., most)) => (spills > *most).then(|| format!("{target} {kernel} spills {spills}, {most} before")),
     }
 }

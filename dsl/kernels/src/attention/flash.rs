@@ -57,9 +57,14 @@ impl FlashShape {
         32 * self.warps()
     }
 
-    /// Blocks that are to fit on a multiprocessor: 16 warps leave 128 registers a thread, which more columns exceed.
-    fn blocks(self) -> usize {
-        let warps = if self.tiles == 1 { 16 } else { 12 };
+    /// Blocks that are to fit on a multiprocessor: 16 warps leave 128 registers a thread, which more columns exceed, and
+    /// formats whose queries or weights are split into terms.
+    fn blocks<K: KvCodec, V: KvCodec>(self) -> usize {
+        let warps = match (self.tiles, K::TERMS.max(V::TERMS)) {
+            (1, 1) => 16,
+            (_, 1) => 12,
+            _ => 8,
+        };
         (warps / self.warps()).max(1)
     }
 
@@ -277,7 +282,7 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
 /// most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
 /// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no
 /// row sees are left as they are. Batch invariance: a row's results depend on its own query and keys only.
-#[kernel(threads = shape.threads(), blocks = shape.blocks())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>())]
 pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
@@ -336,7 +341,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
 /// Attention of a tile of a prompt's rows to all keys they see.
 ///
 /// Blocks: x is 1, y over KV heads, z over groups of rows, as in [`flash_decode`]. Rows that see nothing get zeros.
-#[kernel(threads = shape.threads(), blocks = shape.blocks())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>())]
 pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,

@@ -10,11 +10,12 @@ use super::formats::Pair;
 /// is the same whatever the rows: the first with which the smallest shape fits.
 const DECODE_PAGES: [usize; 2] = [2, 1];
 /// `(tiles, teams)` of blocks that decode, fewest columns first.
-const DECODE: [(usize, usize); 4] = [(1, 1), (2, 1), (1, 2), (2, 2)];
+const DECODE: [(usize, usize); 3] = [(1, 1), (2, 1), (1, 2)];
 /// `(tiles, teams)` of blocks that take a prompt, most columns first.
 const PREFILL: [(usize, usize); 4] = [(2, 2), (1, 2), (2, 1), (1, 1)];
-/// Columns whose sums a warp has registers for.
+/// Columns whose sums a warp has registers for, and those of all warps of a block together.
 const WARP_COLUMNS: usize = 16;
+const BLOCK_COLUMNS: usize = 128;
 
 /// A shape of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,7 @@ fn usable(
     shapes: &[(usize, usize)],
 ) -> Vec<Chosen> {
     let width = target.fragments.columns();
-    let held = shapes.iter().filter(|(tiles, _)| tiles * width <= WARP_COLUMNS);
-    let all = held.map(|&(tiles, teams)| {
+    let all = shapes.iter().map(|&(tiles, teams)| {
         let shape = FlashShape {
             head_dim,
             tiles,
@@ -109,7 +109,11 @@ fn usable(
         let columns = shape.columns(width);
         Chosen { shape, columns }
     });
-    // recording refuses what the target has no room for
-    all.filter(|chosen| kernel(chosen.shape).record(target).is_ok())
+    let is_held = |shape: FlashShape| {
+        let of_warp = shape.tiles * width;
+        of_warp <= WARP_COLUMNS && of_warp * shape.warps() <= BLOCK_COLUMNS
+    };
+    // recording refuses what the target has no shared memory for
+    all.filter(|chosen| is_held(chosen.shape) && kernel(chosen.shape).record(target).is_ok())
         .collect()
 }
