@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use tilekiln_dsl::target::Vendor;
 use tilekiln_runtime::compiler::cache::Cache;
 use tilekiln_runtime::cuda::CudaDevice;
@@ -48,8 +49,8 @@ pub fn compile(device: &dyn Device, kernels: &BTreeSet<KernelSpec>) -> Result<Co
         let device = reopen(device, folder.path())?;
         let start = Instant::now();
         let target = &device.properties().target;
-        let recorded = kernels.iter().map(|spec| spec.record(target).map(Arc::new));
-        let loaded = device.load(recorded.collect::<Result<_, _>>()?)?;
+        let recorded = kernels.par_iter().map(|spec| spec.record(target).map(Arc::new));
+        let loaded = device.load(recorded.collect::<Result<Vec<_>, PlanError>>()?)?;
         let from_cache = loaded.iter().filter(|kernel| kernel.from_cache).count();
         Ok((start.elapsed(), from_cache))
     };

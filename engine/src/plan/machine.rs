@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rayon::prelude::*;
 use tilekiln_dsl::ir::Kernel;
 use tilekiln_dsl::record::Rejected;
 use tilekiln_dsl::target::Target;
@@ -230,10 +231,8 @@ impl Machine {
         wanted.dedup();
         wanted.retain(|spec| !self.kernels.contains_key(spec));
         let target = self.device.properties().target.clone();
-        let mut recorded = Vec::new();
-        for spec in &wanted {
-            recorded.push(Arc::new(spec.record(&target)?));
-        }
+        let recorded = wanted.par_iter().map(|spec| spec.record(&target).map(Arc::new));
+        let recorded = recorded.collect::<Result<Vec<_>, PlanError>>()?;
         let loaded = self.device.load(recorded)?;
         let cached = loaded.iter().filter(|kernel| kernel.from_cache).count();
         let count = loaded.len();
