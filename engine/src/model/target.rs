@@ -727,7 +727,13 @@ impl Network {
             },
         };
         let all = config.shape.layers.len();
-        let has_tail = config.own_layers < all;
+        // a norm that gives floats adds in another order by itself than behind a branch, and a row's bits must not depend on
+        // where a step ends
+        let has_one_order = self.layers.get(config.own_layers).is_some_and(|layer| {
+            let forms = Forms::of(layer.projections.matrices());
+            options.precision == Precision::Exact || (forms.int8 && !forms.floats)
+        });
+        let has_tail = config.own_layers < all && has_one_order;
         let decode = attention.decode_rows().enumerate().map(|(plan, rows)| {
             let what = format!("decode, {rows} rows of a sequence");
             body(&what, Sharing::Decode(plan), all, Some(Next::Norm(output_norm)))

@@ -126,15 +126,19 @@ fn devices_agree_in_every_format() {
     }
 }
 
-/// Fast precision in every format: within the tolerance of int8 of the same cache in exact precision.
+/// Fast precision in every format: within the tolerance of int8 of the same cache in exact precision, and half of what the
+/// format itself costs, because other last bits of a key choose other codes.
 #[test]
 fn fast_precision_agrees_in_every_format() {
     for device in devices() {
         for case in cases("gemma4") {
             let ids = prompt(&device, &case);
             for (types, _) in PAIRS {
-                let of = |precision| logits(&device, &case, (precision, types), &ids);
-                let distance = Distance::between(&of(Precision::Fast), &of(Precision::Exact));
+                let of = |precision, types| logits(&device, &case, (precision, types), &ids);
+                let exact = of(Precision::Exact, types);
+                let distance = Distance::between(&of(Precision::Fast, types), &exact);
+                let f32s = of(Precision::Exact, KvTypes::uniform(KvType::F32));
+                let bound = 0.35 + Distance::between(&exact, &f32s).rms / 2.0;
                 println!(
                     "{:<20} {types}, {}, fast against exact: max {:.2}, rms {:.3}",
                     case.name,
@@ -142,7 +146,11 @@ fn fast_precision_agrees_in_every_format() {
                     distance.max,
                     distance.rms
                 );
-                assert!(distance.rms <= 0.35, "{} {types}: {distance:?}", case.name);
+                assert!(
+                    distance.rms <= bound,
+                    "{} {types}: {distance:?}, bound {bound}",
+                    case.name
+                );
             }
         }
     }
