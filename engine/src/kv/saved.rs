@@ -160,32 +160,28 @@ pub fn write(path: &Path, header: &Header, pages: &[Vec<u8>]) -> Result<u64, Sav
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = path.with_file_name(name);
-    let mut hasher = blake3::Hasher::new();
-    let mut bytes = 0;
-    let write_all = || -> std::io::Result<u64> {
-        let mut file = File::create(&part)?;
-        let head = [
-            &MAGIC[..],
-            &VERSION.to_le_bytes(),
-            &(json.len() as u32).to_le_bytes(),
-            &json,
-        ];
-        for piece in head.into_iter().chain(pages.iter().map(Vec::as_slice)) {
-            hasher.update(piece);
-            file.write_all(piece)?;
-            bytes += piece.len() as u64;
-        }
-        file.write_all(hasher.finalize().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)?;
-        Ok(bytes + HASH_BYTES as u64)
-    };
-    let written = { write_all }();
+    let length = (json.len() as u32).to_le_bytes();
+    let head = [&MAGIC[..], &VERSION.to_le_bytes(), &length, &json];
+    let pieces = head.into_iter().chain(pages.iter().map(Vec::as_slice));
+    let written = write_pieces(&part, pieces).and_then(|bytes| std::fs::rename(&part, path).map(|()| bytes));
     written.map_err(|error| {
         // a half-written file helps nobody
         let _ = std::fs::remove_file(&part);
         failed(error)
     })
+}
+
+/// Writes pieces and the hash of all of them. Returns the bytes of the file.
+fn write_pieces<'a>(path: &Path, pieces: impl Iterator<Item = &'a [u8]>) -> std::io::Result<u64> {
+    let mut file = File::create(path)?;
+    let mut hasher = blake3::Hasher::new();
+    for piece in pieces {
+        hasher.update(piece);
+        file.write_all(piece)?;
+    }
+    file.write_all(hasher.finalize().as_bytes())?;
+    file.sync_all()?;
+    Ok(hasher.count() + HASH_BYTES as u64)
 }
 
 /// Reads a file: header and pages, keys and values of each layer in turn.
@@ -213,12 +209,13 @@ pub fn read(path: &Path) -> Result<(Header, Vec<Vec<u8>>), SaveError> {
             found,
         });
     }
-    let hash_at = bytes.len().saturating_sub(HASH_BYTES);
+    let length = number(4)? as usize;
+    let body = rest.len().checked_sub(HASH_BYTES).and_then(|end| rest.get(8..end));
+    let body = body.ok_or_else(|| damaged("it ends early"))?;
+    let hash_at = bytes.len() - HASH_BYTES;
     if blake3::hash(&bytes[..hash_at]).as_bytes()[..] != bytes[hash_at..] {
         return Err(damaged("its checksum is wrong"));
     }
-    let length = number(4)? as usize;
-    let body = &rest[8..rest.len() - HASH_BYTES];
     if length > LARGEST_HEADER || length > body.len() {
         return Err(damaged("its header is longer than the file"));
     }
@@ -304,6 +301,10 @@ mod tests {
             };
             assert!(error.contains(wanted), "byte {at}: {error}");
         }
+        // too short for a header, and with the right checksum all the same
+        let mut short = whole[..12].to_vec();
+        short.extend(blake3::hash(&short).as_bytes());
+        assert!(error_of(&short).contains("damaged"));
         for length in [0, 7, 8, 11, 15, 40, whole.len() - 1] {
             let error = error_of(&whole[..length]);
             assert!(
