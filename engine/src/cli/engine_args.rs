@@ -216,11 +216,6 @@ impl EngineArgs {
         let kv = self.cache.types()?;
         let assistant = self.assistant(&mut notes)?;
         let (drafts, draft_min, draft_p_min) = self.drafting(assistant.is_some(), &mut notes)?;
-        if assistant.is_some() {
-            let used = kv.unwrap_or_default().full;
-            draft_cache_note("-ctkd", self.cache_type_k_draft.as_deref(), used.keys, &mut notes);
-            draft_cache_note("-ctvd", self.cache_type_v_draft.as_deref(), used.values, &mut notes);
-        }
         self.flash_attention(&mut notes)?;
         self.harmless(&mut notes);
         if self.parallel == 0 {
@@ -252,6 +247,11 @@ impl EngineArgs {
             chat_template: self.template()?,
             warmup: !self.no_warmup,
         };
+        if options.assistant.is_some() {
+            let used = options.kv_types().full;
+            draft_cache_note("-ctkd", self.cache_type_k_draft.as_deref(), used.keys, &mut notes);
+            draft_cache_note("-ctvd", self.cache_type_v_draft.as_deref(), used.values, &mut notes);
+        }
         let threads = self.thread_count(&mut notes)?;
         Ok(Resolved {
             options,
@@ -387,7 +387,10 @@ impl EngineArgs {
         match self.flash_attn.as_deref() {
             None | Some("on" | "auto" | "1" | "true" | "enabled") => Ok(()),
             Some("off" | "0" | "false" | "disabled") => {
-                notes.push("-fa off: attention is always computed the flash way; the result is the same".into());
+                notes.push(
+                    "-fa off: --exact and the cache's formats decide how attention is computed; the result is the same"
+                        .into(),
+                );
                 Ok(())
             }
             Some(other) => Err(usage(format!("-fa {other}: it is one of on, off, auto"))),

@@ -90,7 +90,7 @@ impl Others {
                 value if is_on(value) => {}
                 value if is_off(value) => {
                     notes.push(format!(
-                        "-fa {value}: attention is always computed the flash way, so it has no effect"
+                        "-fa {value}: --exact and the cache's formats decide how attention is computed, so it has no effect"
                     ));
                 }
                 other => return Err(usage(format!("-fa {other}: it is one of 0, 1"))),
