@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use support::Run;
+use support::{Run, refused};
 use tempfile::TempDir;
 use tilekiln::gguf::File;
 use tilekiln::model::config::TargetConfig;
@@ -461,16 +461,7 @@ fn what_cannot_be_is_named() {
         ),
     ];
     for (line, code, named) in table {
-        let arguments: Vec<&str> = line.split_whitespace().collect();
-        let run = Run::new(&arguments).ended(*code);
-        assert_eq!(run.stdout, "", "`{line}`: errors go to stderr");
-        for part in *named {
-            assert!(
-                run.stderr.contains(part),
-                "`{line}` does not name {part}:\n{}",
-                run.stderr
-            );
-        }
+        refused(line, *code, named);
     }
 }
 

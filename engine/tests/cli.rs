@@ -7,7 +7,7 @@ use std::io::Read;
 use std::process::Stdio;
 
 use serde_json::Value;
-use support::{Run, command};
+use support::{Run, command, refused};
 use tilekiln_dsl::target::TARGETS;
 use tilekiln_kernels::planted::PLANTED;
 use tilekiln_kernels::registry::KERNELS;
@@ -38,14 +38,14 @@ fn what_cannot_be_is_named() {
         ("emit zzzzzzzz", 2, &["`zzzzzzzz`", &all_kernels]),
         ("emit rms_norm --target sm_9", 2, &["`sm_9`", &all_targets]),
         ("emit rms_norm --set color=red", 2, &["`color`", "element, threads"]),
-        ("emit turbo3_encode --set color=red", 2, &["`color`", "it has none"]),
+        ("emit best_token --set color=red", 2, &["`color`", "it has none"]),
         ("emit rms_norm --set element=f8", 2, &["element=f8", "f16, bf16, f32"]),
         ("emit rms_norm --set threads=many", 2, &["threads=many", "whole number"]),
         ("emit rms_norm --set threads=-1", 2, &["threads=-1", "whole number"]),
         ("emit rms_norm --set element", 2, &["`element`", "key=value"]),
         ("emit --set element=f16", 2, &["--set belongs to one kernel"]),
-        ("emit flash_attn_tile --set k=q9", 2, &["k=q9", "f16, turbo3"]),
-        ("emit flash_attn_tile --set keys=8", 2, &["keys=8", "a multiple of 16"]),
+        ("emit flash_decode --set k=q9", 2, &["k=q9", "f32, f16, bf16, q8_0, q4_0, turbo2, turbo3"]),
+        ("emit flash_decode --set tiles=9", 2, &["tiles=9", "1 to 8"]),
         (
             "emit row_product --set weight=q3_k",
             2,
@@ -67,16 +67,7 @@ fn what_cannot_be_is_named() {
         ("", 2, &["Usage"]),
     ];
     for (line, code, named) in table {
-        let arguments: Vec<&str> = line.split_whitespace().collect();
-        let run = Run::new(&arguments).ended(*code);
-        assert_eq!(run.stdout, "", "`{line}`: errors go to stderr");
-        for part in *named {
-            assert!(
-                run.stderr.contains(part),
-                "`{line}` does not name {part}:\n{}",
-                run.stderr
-            );
-        }
+        let run = refused(line, *code, named);
         assert!(
             !run.stderr.contains("tilekiln_"),
             "`{line}` names a crate:\n{}",

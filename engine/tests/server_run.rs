@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use server_support::{Bytes, Scripted, application};
-use support::{Run, Serving, command};
+use support::{Run, Serving, command, refused};
 use tilekiln::cli::Failure;
 use tilekiln::cli::run::{Figures, Generated, Generator, Seen};
 use tilekiln::sample;
@@ -64,16 +64,7 @@ fn what_cannot_be_is_named() {
         ),
     ];
     for (line, code, named) in table {
-        let arguments: Vec<&str> = line.split(' ').filter(|argument| !argument.is_empty()).collect();
-        let run = Run::new(&arguments).ended(*code);
-        assert_eq!(run.stdout, "", "`{line}`: errors go to stderr");
-        for part in *named {
-            assert!(
-                run.stderr.contains(part),
-                "`{line}` does not name {part}:\n{}",
-                run.stderr
-            );
-        }
+        refused(line, *code, named);
     }
 }
 

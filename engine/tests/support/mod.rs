@@ -66,6 +66,22 @@ impl Run {
     }
 }
 
+/// A line that is refused: with that exit code, nothing on stdout, and all of these words on stderr.
+#[track_caller]
+pub fn refused(line: &str, code: i32, named: &[&str]) -> Run {
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let run = Run::new(&arguments).ended(code);
+    assert_eq!(run.stdout, "", "`{line}`: errors go to stderr");
+    for part in named {
+        assert!(
+            run.stderr.contains(part),
+            "`{line}` does not name {part}:\n{}",
+            run.stderr
+        );
+    }
+    run
+}
+
 /// Runs with environment variables.
 pub fn run_with(arguments: &[&str], environment: &[(&str, &OsStr)]) -> Run {
     let mut command = command(arguments);
