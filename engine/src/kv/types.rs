@@ -50,6 +50,22 @@ impl KvType {
     pub fn page_bytes(self, head_dim: usize) -> usize {
         self.format().map_or(0, |format| (format.page_bytes)(head_dim))
     }
+
+    /// Values of a head as they are stored, padding included.
+    pub fn stored(self, head_dim: usize) -> usize {
+        self.format().map_or(head_dim, |format| (format.stored)(head_dim))
+    }
+
+    /// Stored in the rotated domain.
+    pub fn is_rotated(self) -> bool {
+        self.format().is_some_and(|format| format.rotated)
+    }
+
+    /// Words of a prepared query that meets keys of this format; 0 where there is no fast attention.
+    pub fn query_words(self, head_dim: usize) -> usize {
+        let fast = self.format().and_then(|format| format.fast);
+        fast.map_or(0, |fast| fast.query_words(head_dim))
+    }
 }
 
 impl fmt::Display for KvType {
@@ -82,7 +98,7 @@ impl FromStr for KvType {
 }
 
 /// The formats of the keys and values of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheTypes {
     /// Of keys.
     pub keys: KvType,
@@ -110,6 +126,11 @@ impl CacheTypes {
             keys: kind,
             values: kind,
         }
+    }
+
+    /// Bytes of a page of keys and of one of values.
+    pub fn page_bytes(self, head_dim: usize) -> [usize; 2] {
+        [self.keys, self.values].map(|kind| kind.page_bytes(head_dim))
     }
 
     /// The kernels of the pair.

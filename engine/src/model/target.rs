@@ -21,7 +21,7 @@ use super::planner::{
 };
 use super::weights::{Contents, LayerExtent, LayerWeights, Loader, Weight};
 use crate::gguf;
-use crate::kv::{Geometry, KvType, KvTypes};
+use crate::kv::{Geometry, KvTypes};
 use crate::plan::{
     BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError, Progress, Size,
 };
@@ -559,11 +559,9 @@ fn caches(
             .checked_mul(slot_pages)
             .and_then(|pages| u32::try_from(pages).ok());
         let types = options.kv.of(layer.kind);
-        let size = |format: KvType| {
-            let page = layer.kv_heads * format.page_bytes(layer.head_dim);
-            page.checked_mul(pages? as usize)
-        };
-        let (Some(pages), Some(keys), Some(values)) = (pages, size(types.keys), size(types.values)) else {
+        let size = |bytes: usize| (layer.kv_heads * bytes).checked_mul(pages? as usize);
+        let [keys, values] = types.page_bytes(layer.head_dim).map(size);
+        let (Some(pages), Some(keys), Some(values)) = (pages, keys, values) else {
             return Err(ModelError::CacheTooLarge {
                 layer: index,
                 slots: geometry.slots,

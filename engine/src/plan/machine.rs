@@ -334,12 +334,7 @@ impl Machine {
         match known {
             Some(Some(graph)) => Ok(self.device.replay(graph)?),
             Some(None) => {
-                self.device.begin_graph()?;
-                let launched = self.launch_all(&parts);
-                // the recording has to end even where a launch was refused
-                let graph = self.device.end_graph();
-                launched?;
-                let graph = graph?;
+                let graph = self.as_graph(|machine| machine.launch_all(&parts))?;
                 self.device.replay(&graph)?;
                 let graph = Some(graph);
                 self.graphs.insert(key, Recorded { graph, used });
@@ -395,8 +390,16 @@ impl Machine {
         size: &Size,
     ) -> Result<Graph, PlanError> {
         self.check_rows(size.rows)?;
+        self.as_graph(|machine| {
+            let mut stages = stages.into_iter();
+            stages.try_for_each(|stage| machine.launch(plan, stage, size))
+        })
+    }
+
+    /// The launches as a graph.
+    fn as_graph(&self, launches: impl FnOnce(&Self) -> Result<(), PlanError>) -> Result<Graph, PlanError> {
         self.device.begin_graph()?;
-        let launched = stages.into_iter().try_for_each(|stage| self.launch(plan, stage, size));
+        let launched = launches(self);
         // the recording has to end even where a launch was refused
         let graph = self.device.end_graph();
         launched?;

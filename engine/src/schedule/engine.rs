@@ -296,23 +296,21 @@ fn describe(target: &Target, device: &Arc<dyn Device>) -> String {
 
 /// What was chosen for the caches, in few words: `35 sliding layers f16/f16 flash, 7 full layers turbo3/turbo3 flash`.
 fn describe_policy(layers: &[LayerPolicy]) -> String {
-    let mut kinds: Vec<(String, usize, usize)> = Vec::new();
+    let mut kinds: Vec<(&LayerPolicy, usize, usize)> = Vec::new();
+    let words = |layer: &LayerPolicy| (layer.kind, layer.keys, layer.values, layer.attention);
     for layer in layers {
-        let name = format!("{} {}/{} {}", layer.kind, layer.keys, layer.values, layer.attention);
-        match kinds.iter_mut().find(|(known, ..)| *known == name) {
+        match kinds.iter_mut().find(|(known, ..)| words(known) == words(layer)) {
             Some((_, count, bytes)) => {
                 *count += 1;
                 *bytes += layer.bytes;
             }
-            None => kinds.push((name, 1, layer.bytes)),
+            None => kinds.push((layer, 1, layer.bytes)),
         }
     }
-    let parts = kinds.iter().map(|(name, count, bytes)| {
-        let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
-        format!(
-            "{count} {kind} layers {rest} ({:.1} MiB)",
-            *bytes as f64 / f64::from(1 << 20)
-        )
+    let parts = kinds.iter().map(|(layer, count, bytes)| {
+        let (kind, keys, values, attention) = words(layer);
+        let mib = *bytes as f64 / f64::from(1 << 20);
+        format!("{count} {kind} layers {keys}/{values} {attention} ({mib:.1} MiB)")
     });
     format!("cache: {}", parts.collect::<Vec<_>>().join(", "))
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use tilekiln_dsl::target::Target;
-use tilekiln_kernels::attention::formats;
 use tilekiln_kernels::attention::pages::PAGE;
 use tilekiln_kernels::attention::partition::{self, NO_WINDOW};
 use tilekiln_kernels::attention::shapes::{self, Chosen};
@@ -85,8 +84,7 @@ pub enum Method {
 struct Class {
     head_dim: usize,
     gqa: usize,
-    keys: &'static str,
-    values: &'static str,
+    types: CacheTypes,
 }
 
 impl Class {
@@ -94,8 +92,7 @@ impl Class {
         Self {
             head_dim: layer.head_dim,
             gqa: heads / layer.kv_heads.max(1),
-            keys: types.keys.name(),
-            values: types.values.name(),
+            types,
         }
     }
 }
@@ -186,8 +183,7 @@ impl Attention {
             let Method::Flash { decode, prefill } = method else {
                 continue;
             };
-            let fast = formats::find(class.keys).and_then(|format| format.fast);
-            query_words = query_words.max(shape.heads * fast.map_or(0, |fast| fast.query_words(layer.head_dim)));
+            query_words = query_words.max(shape.heads * types.keys.query_words(layer.head_dim));
             let mut need = |rows: usize, count: usize| {
                 let known = groups.entry(rows as u32).or_default();
                 *known = count.max(*known);
@@ -200,13 +196,9 @@ impl Attention {
                 let rows = chosen.rows(class.gqa);
                 let count = steps.sequences * steps.run.div_ceil(rows);
                 need(rows, count);
-                let chunks = partition::chunks(
-                    steps.context,
-                    layer.window.map_or(NO_WINDOW, |window| window as u32),
-                    rows,
-                );
+                let chunks = partition::chunks(steps.context, window(layer), rows);
                 let columns = count * layer.kv_heads * chunks * chosen.columns;
-                partial = partial.max(columns * stored(class.values, layer.head_dim));
+                partial = partial.max(columns * types.values.stored(layer.head_dim));
                 worth = worth.max(2 * columns);
             }
         }
@@ -258,6 +250,11 @@ impl Attention {
         self.steps.run
     }
 
+    /// The buffer that says which rows groups of that size have. Every size that a chosen shape has was given one.
+    fn groups_of(&self, rows: u32) -> BufferId {
+        self.groups.get(&rows).copied().unwrap_or(self.queries)
+    }
+
     /// How a layer's attention is computed.
     pub fn method(&self, layer: &Layer, heads: usize) -> &Method {
         let class = Class::of(layer, heads, self.types.of(layer.kind));
@@ -290,11 +287,6 @@ fn decode_rows(run: usize) -> impl Iterator<Item = usize> {
     let covering = DECODE_ROWS.iter().position(|rows| *rows >= run);
     let last = covering.unwrap_or(DECODE_ROWS.len() - 1);
     DECODE_ROWS.into_iter().take(last + 1)
-}
-
-/// Values of a head as a format stores them.
-fn stored(format: &str, head_dim: usize) -> usize {
-    formats::find(format).map_or(head_dim, |format| (format.stored)(head_dim))
 }
 
 impl Planner<'_> {
@@ -502,14 +494,12 @@ impl Planner<'_> {
 
     /// Prepared queries, caches, tables, and what rows see.
     fn flash_operands(&self, cache: CacheBuffers, groups: u32) -> Vec<Operand> {
-        let groups = self.attention.groups.get(&groups).copied();
         let buffers = [
             self.attention.queries,
             cache.keys,
             cache.values,
             cache.table,
-            // every size of groups that a shape has was given a buffer
-            groups.unwrap_or(self.attention.queries),
+            self.attention.groups_of(groups),
             self.inputs.positions,
             self.inputs.visible,
         ];
@@ -567,15 +557,10 @@ impl Planner<'_> {
             cost,
         );
 
-        let stored = stored(cache.types.values.name(), layer.head_dim);
+        let stored = cache.types.values.stored(layer.head_dim);
         let slice = SLICE.min(stored);
-        let is_rotated = formats::find(cache.types.values.name()).is_some_and(|format| format.rotated);
-        let of_rows = self
-            .attention
-            .groups
-            .get(&rows)
-            .copied()
-            .unwrap_or(self.attention.queries);
+        let is_rotated = cache.types.values.is_rotated();
+        let of_rows = self.attention.groups_of(rows);
         let width = self.shape.heads * layer.head_dim;
         let is_int8 = weights.output.takes() == Takes::Int8 && width.is_multiple_of(TILE_COLS);
         let buffers = [partial, worth, of_rows, self.inputs.positions, self.inputs.visible];
@@ -611,8 +596,7 @@ impl Planner<'_> {
 
 /// Bytes of a position's keys and values.
 fn position_bytes(layer: &Layer, types: CacheTypes) -> usize {
-    let page = types.keys.page_bytes(layer.head_dim) + types.values.page_bytes(layer.head_dim);
-    layer.kv_heads * page / PAGE
+    layer.kv_heads * types.page_bytes(layer.head_dim).iter().sum::<usize>() / PAGE
 }
 
 fn window(layer: &Layer) -> u32 {

@@ -145,11 +145,6 @@ impl Design {
         self.plans
             .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
     }
-
-    /// What was chosen for each layer.
-    pub fn policy(&self) -> Vec<LayerPolicy> {
-        policy(&self.config, &self.options, &self.attention)
-    }
 }
 
 /// What was chosen for the attention of a layer.
@@ -171,37 +166,6 @@ pub struct LayerPolicy {
     pub positions: usize,
     /// Bytes of the cache over all slots; 0 where another layer owns it.
     pub bytes: usize,
-}
-
-/// What was chosen for each layer of a model.
-pub(super) fn policy(config: &TargetConfig, options: &LoadOptions, attention: &Attention) -> Vec<LayerPolicy> {
-    let layers = config.shape.layers.iter().enumerate();
-    let layers = layers.map(|(index, layer)| {
-        let types = options.kv.of(layer.kind);
-        let page = types.keys.page_bytes(layer.head_dim) + types.values.page_bytes(layer.head_dim);
-        let pages = options.geometry.slots * options.geometry.slot_pages(layer.window);
-        LayerPolicy {
-            layer: index,
-            kind: match layer.kind {
-                LayerKind::Full => "full",
-                LayerKind::Sliding => "sliding",
-            },
-            owner: layer.kv_from,
-            keys: types.keys.name(),
-            values: types.values.name(),
-            attention: match attention.method(layer, config.shape.heads) {
-                Method::Exact => "exact",
-                Method::Flash { .. } => "flash",
-            },
-            positions: options.geometry.capacity(layer.window),
-            bytes: if layer.kv_from == index {
-                pages * layer.kv_heads * page
-            } else {
-                0
-            },
-        }
-    });
-    layers.collect()
 }
 
 impl Plans {
@@ -268,7 +232,33 @@ impl Target {
 
     /// What was chosen for each layer.
     pub fn policy(&self) -> Vec<LayerPolicy> {
-        policy(&self.config, &self.options, &self.attention)
+        let layers = self.config.shape.layers.iter().enumerate();
+        let layers = layers.map(|(index, layer)| {
+            let types = self.options.kv.of(layer.kind);
+            let page: usize = types.page_bytes(layer.head_dim).iter().sum();
+            let pages = self.options.geometry.slots * self.options.geometry.slot_pages(layer.window);
+            LayerPolicy {
+                layer: index,
+                kind: match layer.kind {
+                    LayerKind::Full => "full",
+                    LayerKind::Sliding => "sliding",
+                },
+                owner: layer.kv_from,
+                keys: types.keys.name(),
+                values: types.values.name(),
+                attention: match self.attention.method(layer, self.config.shape.heads) {
+                    Method::Exact => "exact",
+                    Method::Flash { .. } => "flash",
+                },
+                positions: self.options.geometry.capacity(layer.window),
+                bytes: if layer.kv_from == index {
+                    pages * layer.kv_heads * page
+                } else {
+                    0
+                },
+            }
+        });
+        layers.collect()
     }
 
     /// Makes the cache of a slot as full as after `depth` tokens, of which it holds `known` already: a state to measure

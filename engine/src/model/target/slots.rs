@@ -47,16 +47,14 @@ impl Target {
         let cache = self.caches[layer]?;
         let shape = &self.config.shape.layers[layer];
         let slot_pages = cache.slot_pages as usize;
-        let side = |buffer, format: crate::kv::KvType| Side {
+        let side = |buffer, page_bytes: usize| Side {
             buffer,
-            page_bytes: shape.kv_heads * format.page_bytes(shape.head_dim),
+            page_bytes: shape.kv_heads * page_bytes,
             slot_pages,
             first_entry: slot * slot_pages,
         };
-        Some([
-            side(cache.keys, cache.types.keys),
-            side(cache.values, cache.types.values),
-        ])
+        let [keys, values] = cache.types.page_bytes(shape.head_dim);
+        Some([side(cache.keys, keys), side(cache.values, values)])
     }
 
     fn layout(&self) -> String {
@@ -167,11 +165,9 @@ impl Target {
             SaveError::differs(path, what("format of keys"), &saved.keys, types.keys)?;
             SaveError::differs(path, what("format of values"), &saved.values, types.values)?;
             let end = header.high.div_ceil(PAGE);
-            let page = |format: crate::kv::KvType| {
-                let layer = &self.config.shape.layers[saved.layer];
-                layer.kv_heads * format.page_bytes(layer.head_dim)
-            };
-            let sizes = [saved.pages * page(types.keys), saved.pages * page(types.values)];
+            let layer = &self.config.shape.layers[saved.layer];
+            let pages = types.page_bytes(layer.head_dim);
+            let sizes = pages.map(|bytes| saved.pages * layer.kv_heads * bytes);
             if [saved.key_bytes, saved.value_bytes] != sizes || saved.first_page + saved.pages != end {
                 let what = format!(
                     "the pages of layer {} are not as many as its sequence needs",
