@@ -102,17 +102,22 @@ fn conclude(version: &str, mut problems: Vec<String>, costs: Vec<Cost>) {
     assert!(problems.is_empty(), "{version}:\n{}", problems.join("\n"));
 }
 
-#[test]
-fn nvrtc_compiles_every_reviewed_text() {
-    let Some(nvrtc) = require("nvrtc", Nvrtc::open()) else {
-        return;
-    };
+/// NVRTC, where it is with the headers that texts include.
+fn nvrtc() -> Option<Nvrtc> {
+    let nvrtc = require("nvrtc", Nvrtc::open())?;
     if nvrtc.include().is_none() {
-        return skip(
+        skip(
             "nvrtc",
             "NVRTC is here, but no folder with cuda_fp16.h; set TILEKILN_CUDA_INCLUDE",
         );
+        return None;
     }
+    Some(nvrtc)
+}
+
+#[test]
+fn nvrtc_compiles_every_reviewed_text() {
+    let Some(nvrtc) = nvrtc() else { return };
     let (major, minor) = nvrtc.version();
     through_the_loader(&nvrtc, &format!("NVRTC {major}.{minor}"), Vendor::Nvidia);
 }

@@ -13,13 +13,12 @@ use tilekiln_codegen::{Generated, generate};
 use tilekiln_dsl::prelude::KernelDef;
 use tilekiln_dsl::target::{TARGETS, Target, Vendor};
 use tilekiln_runtime::compiler::hiprtc::Hiprtc;
-use tilekiln_runtime::compiler::nvrtc::Nvrtc;
 use tilekiln_runtime::compiler::{Compiler, compile_all};
 use tilekiln_tests::attention::matrix::{HEAD_DIMS, kernels, pairs};
 use tilekiln_tests::random::{Random, SEED_VARIABLE, seed};
-use tilekiln_tests::requirement::{require, skip};
+use tilekiln_tests::requirement::require;
 
-use super::fault_of_spills;
+use super::{fault_of_spills, nvrtc};
 
 /// Lists the targets whose kernels are all compiled.
 const COMPLETE: &str = "TILEKILN_COMPILE_MATRIX";
@@ -137,15 +136,7 @@ fn compiled(compiler: &dyn Compiler, vendor: Vendor) {
 
 #[test]
 fn nvrtc_compiles_the_attention_matrix() {
-    let Some(nvrtc) = require("nvrtc", Nvrtc::open()) else {
-        return;
-    };
-    if nvrtc.include().is_none() {
-        return skip(
-            "nvrtc",
-            "NVRTC is here, but no folder with cuda_fp16.h; set TILEKILN_CUDA_INCLUDE",
-        );
-    }
+    let Some(nvrtc) = nvrtc() else { return };
     compiled(&nvrtc, Vendor::Nvidia);
 }
 

@@ -3,6 +3,7 @@
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvStore, StorePage, UnitShape};
+use super::examples::Stored;
 use super::formats::{self, HEAD_DIM, K, V};
 use super::pages::{PAGE, Side};
 use crate::heads::{head_scale, rotate_head};
@@ -178,33 +179,23 @@ pub const ENTRY: Entry = Entry {
     build: |settings| Ok((formats::pair(settings)?.cache_write)(formats::head_dim(settings)?)),
     example: |settings, random| {
         let head_dim = formats::head_dim(settings)?;
-        let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
-        let stride = kv_heads * head_dim + random.size(0, 7);
-        // consecutive positions of one slot, across the end of a page and of the ring
-        let first = random.size(0, 140) as u32;
-        let slot = random.size(0, 2);
-        let positions = (first..first + tokens as u32).flat_map(u32::to_le_bytes).collect();
-        let slots = (0..tokens).flat_map(|_| (slot as u32).to_le_bytes()).collect();
-        let page_table = (0..3 * slot_pages as u32).rev().flat_map(u32::to_le_bytes).collect();
-        let [k, v] = formats::sides(settings)?;
-        let bytes = |format: &formats::Format| 3 * slot_pages * kv_heads * (format.page_bytes)(head_dim);
+        let stored = Stored::draw(settings, random)?;
+        let stride = stored.kv_heads * head_dim + random.size(0, 7);
+        let mut arguments = vec![
+            random.floats("f32", stored.tokens * stride),
+            random.floats("f32", stored.tokens * stride),
+            random.floats("f32", head_dim),
+            stored.positions,
+            stored.slots,
+            random.floats("f32", head_dim / 2),
+            stored.page_table,
+        ];
+        arguments.extend(stored.caches);
+        arguments.extend([stored.kv_heads, stride, stored.slot_pages].map(|number| Argument::U32(number as u32)));
+        arguments.push(Argument::F32(1e-6));
         Ok(Example {
-            grid: [tokens as u32, kv_heads as u32, 1],
-            arguments: vec![
-                random.floats("f32", tokens * stride),
-                random.floats("f32", tokens * stride),
-                random.floats("f32", head_dim),
-                Argument::Input(positions),
-                Argument::Input(slots),
-                random.floats("f32", head_dim / 2),
-                Argument::Input(page_table),
-                Argument::output(bytes(k)),
-                Argument::output(bytes(v)),
-                Argument::U32(kv_heads as u32),
-                Argument::U32(stride as u32),
-                Argument::U32(slot_pages as u32),
-                Argument::F32(1e-6),
-            ],
+            grid: [stored.tokens as u32, stored.kv_heads as u32, 1],
+            arguments,
         })
     },
 };

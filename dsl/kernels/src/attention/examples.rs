@@ -4,6 +4,40 @@ use super::formats::{self, Format};
 use super::pages::PAGE;
 use crate::registry::prelude::*;
 
+/// Tokens of an example that are stored in a cache.
+pub(super) struct Stored {
+    pub tokens: usize,
+    pub kv_heads: usize,
+    pub slot_pages: usize,
+    /// Consecutive ones of one slot, across the end of a page and of the ring.
+    pub positions: Argument,
+    pub slots: Argument,
+    pub page_table: Argument,
+    /// Both caches.
+    pub caches: [Argument; 2],
+}
+
+impl Stored {
+    /// Random sizes, positions and a slot among three.
+    pub fn draw(settings: &Settings, random: &mut Random) -> Result<Self, SettingError> {
+        let head_dim = formats::head_dim(settings)?;
+        let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
+        let pages = 3 * slot_pages;
+        let first = random.size(0, 140);
+        let slot = random.size(0, 2);
+        let formats = formats::sides(settings)?;
+        Ok(Self {
+            tokens,
+            kv_heads,
+            slot_pages,
+            positions: Cache::words(first..first + tokens),
+            slots: Cache::words((0..tokens).map(|_| slot)),
+            page_table: Cache::words((0..pages).rev()),
+            caches: formats.map(|format| Argument::output(pages * kv_heads * (format.page_bytes)(head_dim))),
+        })
+    }
+}
+
 /// Sizes of an example, and what follows from them: one sequence, its last rows being looked at.
 pub(super) struct Cache {
     pub rows: usize,

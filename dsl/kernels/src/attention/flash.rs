@@ -408,16 +408,22 @@ fn most_columns(shape: FlashShape) -> usize {
     shape.columns(16)
 }
 
+/// The shape of an example, and a cache with as many rows as a block takes.
+fn sizes(settings: &Settings, random: &mut Random) -> Result<(FlashShape, Cache), SettingError> {
+    let shape = shape(settings)?;
+    let mut cache = Cache::draw(settings, random)?;
+    // the narrowest target has eight columns an instruction
+    cache.rows = cache.rows.min(shape.columns(8) / cache.gqa).max(1);
+    Ok((shape, cache))
+}
+
 /// Registration of [`flash_decode`] with every pair of formats.
 pub const DECODE: Entry = Entry {
     name: "flash_decode",
     parameters: &[K, V, HEAD_DIM, TILES, TEAMS, PAGES],
     build: |settings| Ok((formats::flash(settings)?[0])(shape(settings)?)),
     example: |settings, random| {
-        let shape = shape(settings)?;
-        let mut cache = Cache::draw(settings, random)?;
-        // the narrowest target has eight columns an instruction
-        cache.rows = cache.rows.min(shape.columns(8) / cache.gqa).max(1);
+        let (shape, cache) = sizes(settings, random)?;
         let chunks = chunks(cache.keys, NO_WINDOW, cache.rows);
         let parts = cache.kv_heads * chunks * most_columns(shape);
         let stored = shape.head_dim.max(128);
@@ -448,9 +454,7 @@ pub const PREFILL: Entry = Entry {
     parameters: &[K, V, HEAD_DIM, TILES, TEAMS, PAGES],
     build: |settings| Ok((formats::flash(settings)?[1])(shape(settings)?)),
     example: |settings, random| {
-        let shape = shape(settings)?;
-        let mut cache = Cache::draw(settings, random)?;
-        cache.rows = cache.rows.min(shape.columns(8) / cache.gqa).max(1);
+        let (shape, cache) = sizes(settings, random)?;
         let out = Argument::output(cache.rows * cache.heads() * shape.head_dim * 4);
         let mut arguments = cache.start_fast(random);
         arguments.extend([cache.row_groups(), cache.positions(), cache.visible(), out]);

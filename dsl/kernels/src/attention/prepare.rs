@@ -4,6 +4,7 @@ use tilekiln_dsl::prelude::*;
 
 use super::cache_write::{Storing, weight_of};
 use super::codec::KvCodec;
+use super::examples::Stored;
 use super::formats::{self, HEAD_DIM, K, V};
 use super::queries::store_query;
 use crate::registry::prelude::*;
@@ -82,32 +83,24 @@ pub const ENTRY: Entry = Entry {
     example: |settings, random| {
         let head_dim = formats::head_dim(settings)?;
         let words = formats::fast(settings)?.query_words(head_dim);
-        let (tokens, kv_heads, slot_pages) = (random.size(1, 5), random.size(1, 3), random.size(1, 2));
+        let stored = Stored::draw(settings, random)?;
+        let (tokens, kv_heads) = (stored.tokens, stored.kv_heads);
         let heads = kv_heads * random.size(1, 3);
         let [q_stride, kv_stride] = [heads, kv_heads].map(|heads| heads * head_dim + random.size(0, 7));
-        // consecutive positions of one slot, across the end of a page and of the ring
-        let first = random.size(0, 140) as u32;
-        let slot = random.size(0, 2);
-        let positions = (first..first + tokens as u32).flat_map(u32::to_le_bytes).collect();
-        let slots = (0..tokens).flat_map(|_| (slot as u32).to_le_bytes()).collect();
-        let page_table = (0..3 * slot_pages as u32).rev().flat_map(u32::to_le_bytes).collect();
-        let [k, v] = formats::sides(settings)?;
-        let bytes = |format: &formats::Format| 3 * slot_pages * kv_heads * (format.page_bytes)(head_dim);
         let mut arguments = vec![
             random.floats("f32", tokens * q_stride),
             random.floats("f32", tokens * kv_stride),
             random.floats("f32", tokens * kv_stride),
             random.floats("f32", head_dim),
             random.floats("f32", head_dim),
-            Argument::Input(positions),
-            Argument::Input(slots),
+            stored.positions,
+            stored.slots,
             random.floats("f32", head_dim / 2),
-            Argument::Input(page_table),
+            stored.page_table,
             Argument::output(tokens * heads * words * 4),
-            Argument::output(bytes(k)),
-            Argument::output(bytes(v)),
         ];
-        let numbers = [heads, kv_heads, q_stride, kv_stride, slot_pages];
+        arguments.extend(stored.caches);
+        let numbers = [heads, kv_heads, q_stride, kv_stride, stored.slot_pages];
         arguments.extend(numbers.map(|number| Argument::U32(number as u32)));
         arguments.push(Argument::F32(1e-6));
         Ok(Example {

@@ -1,5 +1,7 @@
 //! The rotation R = D(s2) · H/√n · D(s1), with H the Hadamard matrix in natural order and s1, s2 fixed signs.
 
+use std::ops::{Add, Sub};
+
 use super::GROUP;
 
 /// First signs, bit `i % 8` of byte `i / 8`; a set bit is −1.
@@ -66,19 +68,24 @@ pub fn rotate_groups(row: &mut [f32], group: usize, direction: Direction) {
         for (index, value) in values.iter_mut().enumerate() {
             *value *= sign(first, index);
         }
-        let mut distance = 1;
-        while distance < group {
-            for span in values.chunks_exact_mut(2 * distance) {
-                let (low, high) = span.split_at_mut(distance);
-                for (a, b) in low.iter_mut().zip(high) {
-                    (*a, *b) = (*a + *b, *a - *b);
-                }
-            }
-            distance *= 2;
-        }
+        butterflies(values);
         for (index, value) in values.iter_mut().enumerate() {
             *value *= factor * sign(second, index);
         }
+    }
+}
+
+/// The Hadamard transform of a power of two of values, unscaled.
+fn butterflies<T: Copy + Add<Output = T> + Sub<Output = T>>(values: &mut [T]) {
+    let mut distance = 1;
+    while distance < values.len() {
+        for span in values.chunks_exact_mut(2 * distance) {
+            let (low, high) = span.split_at_mut(distance);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        distance *= 2;
     }
 }
 
@@ -97,16 +104,7 @@ pub fn rotate_fast(row: &mut [f64], direction: Direction) {
         for (index, value) in values.iter_mut().enumerate() {
             *value *= f64::from(sign(first, index));
         }
-        let mut distance = 1;
-        while distance < GROUP {
-            for span in values.chunks_exact_mut(2 * distance) {
-                let (low, high) = span.split_at_mut(distance);
-                for (a, b) in low.iter_mut().zip(high) {
-                    (*a, *b) = (*a + *b, *a - *b);
-                }
-            }
-            distance *= 2;
-        }
+        butterflies(values);
         for (index, value) in values.iter_mut().enumerate() {
             *value *= f64::from(sign(second, index)) / (GROUP as f64).sqrt();
         }
