@@ -44,7 +44,11 @@ fn what_cannot_be_is_named() {
         ("emit rms_norm --set threads=-1", 2, &["threads=-1", "whole number"]),
         ("emit rms_norm --set element", 2, &["`element`", "key=value"]),
         ("emit --set element=f16", 2, &["--set belongs to one kernel"]),
-        ("emit flash_decode --set k=q9", 2, &["k=q9", "f32, f16, bf16, q8_0, q4_0, turbo2, turbo3"]),
+        (
+            "emit flash_decode --set k=q9",
+            2,
+            &["k=q9", "f32, f16, bf16, q8_0, q4_0, turbo2, turbo3"],
+        ),
         ("emit flash_decode --set tiles=9", 2, &["tiles=9", "1 to 8"]),
         (
             "emit row_product --set weight=q3_k",

@@ -217,9 +217,9 @@ fn options_that_cannot_be_are_usage_errors() {
         ),
         (
             &["run", "-m", model, "-p", "hi", "-ctk", "f16", "-ctv", "f32"],
-            "of one type",
+            "f32 for both",
         ),
-        (&["run", "-m", model, "-p", "hi", "-ctk", "turbo3"], "turbo3"),
+        (&["run", "-m", model, "-p", "hi", "-ctk", "turbo5"], "`turbo5`"),
         (&["logits", "--tokens", "2", "--out", "x"], "-m FILE"),
         (
             &["logits", "-m", model, "--tokens", "2,99999999", "--out", "x"],

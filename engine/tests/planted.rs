@@ -63,7 +63,7 @@ fn every_planted_defect_is_found_at_its_line() {
 fn every_reviewed_kernel_is_clean() {
     let mut found = Vec::new();
     for target in targets() {
-        for variant in VARIANTS {
+        for variant in VARIANTS.iter().filter(|variant| variant.is_for(target)) {
             let entry = registry::find(variant.entry).expect("a registered kernel");
             for (seed, report) in checked(entry, variant.settings, target, 2).reports {
                 found.push(format!("{variant:?} for {}, seed {seed}:\n{report}", target.name));

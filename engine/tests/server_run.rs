@@ -23,7 +23,7 @@ use tilekiln::server::text::{Language, Part};
 #[test]
 fn what_cannot_be_is_named() {
     let table: &[(&str, i32, &[&str])] = &[
-        ("serve -ctk turbo3", 2, &["-ctk turbo3", "f16, f32 or bf16"]),
+        ("serve -ctk turbo5", 2, &["-ctk", "`turbo5`", "turbo2, turbo3, turbo4"]),
         ("run -p x -ctv q8_0", 2, &["-ctv q8_0"]),
         ("serve -m T.gguf --spec-type mtp", 2, &["--mtp-head FILE"]),
         (

@@ -21,6 +21,13 @@ pub struct Variant {
     pub target: Option<&'static str>,
 }
 
+impl Variant {
+    /// Whether it is meant for a target.
+    pub fn is_for(&self, target: &Target) -> bool {
+        self.target.is_none_or(|only| only == target.name)
+    }
+}
+
 const fn variant(entry: &'static str, settings: &'static str) -> Variant {
     Variant {
         entry,
@@ -173,7 +180,7 @@ pub fn all() -> impl Iterator<Item = (&'static Target, &'static Variant)> {
     TARGETS
         .iter()
         .flat_map(|target| VARIANTS.iter().map(move |variant| (target, variant)))
-        .filter(|(target, variant)| variant.target.is_none_or(|only| only == target.name))
+        .filter(|(target, variant)| variant.is_for(target))
 }
 
 /// The folder of reviewed texts.

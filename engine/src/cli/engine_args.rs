@@ -607,7 +607,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::kv::{CacheTypes, KvType};
+    use crate::kv::{CacheTypes, KvType, KvTypes};
 
     #[derive(Parser)]
     struct Line {
@@ -644,6 +644,7 @@ mod tests {
             drafts: 2,
             context: Some(16_384),
             layers: LayerLimit::AtMost(99),
+            kv: Some(KvTypes::uniform(KvType::F16)),
             ..EngineOptions::default()
         };
         assert_eq!(resolved.options, expected);
@@ -706,8 +707,11 @@ mod tests {
     #[test]
     fn what_cannot_be_honoured_is_an_error() {
         let table: &[(&str, &[&str])] = &[
-            ("-ctk turbo3", &["-ctk turbo3", "f16, f32 or bf16"]),
-            ("-ctv q8_0", &["-ctv q8_0", "use -ctv f16"]),
+            (
+                "-ctk turbo5",
+                &["-ctk", "`turbo5`", "f16, bf16, q8_0, q4_0, turbo2, turbo3, turbo4"],
+            ),
+            ("-ctv f32", &["keys as f16 and values as f32", "f32 for both, or f16"]),
             ("--spec-type mtp", &["--spec-type mtp", "--mtp-head FILE"]),
             ("--spec-type eagle3 -md A", &["eagle3", "none or mtp"]),
             ("-md A --draft-block-size 1", &["--draft-block-size 1", "2 to 32"]),

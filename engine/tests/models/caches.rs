@@ -126,8 +126,11 @@ fn devices_agree_in_every_format() {
     }
 }
 
-/// Fast precision in every format: within the tolerance of int8 of the same cache in exact precision, and half of what the
-/// format itself costs, because other last bits of a key choose other codes.
+/// Fast precision in every format, against exact precision with the same cache.
+///
+/// Two things differ: the products, by the tolerance of int8, and the codes that keys and values get, because int8 noise
+/// moves them across thresholds, in each layer more of them. At worst no code is left that both have chosen together: two
+/// independent roundings, each as far from an f32 cache as the format costs, are sqrt(2) times that far from each other.
 #[test]
 fn fast_precision_agrees_in_every_format() {
     for device in devices() {
@@ -138,7 +141,7 @@ fn fast_precision_agrees_in_every_format() {
                 let exact = of(Precision::Exact, types);
                 let distance = Distance::between(&of(Precision::Fast, types), &exact);
                 let f32s = of(Precision::Exact, KvTypes::uniform(KvType::F32));
-                let bound = 0.35 + Distance::between(&exact, &f32s).rms / 2.0;
+                let bound = 0.35 + std::f64::consts::SQRT_2 * Distance::between(&exact, &f32s).rms;
                 println!(
                     "{:<20} {types}, {}, fast against exact: max {:.2}, rms {:.3}",
                     case.name,
