@@ -208,6 +208,20 @@ impl Model {
         Ok(files)
     }
 
+    /// Writes the files of both models into a folder without their weights: holes are where these would be, which take no
+    /// room on most disks. What a file says of its network is all there.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn outline(&self, folder: &Path) -> Result<Files, Error> {
+        let files = Files::new(self.config, folder);
+        for (layout, path) in self.layouts.iter().zip([&files.target, &files.assistant]) {
+            let written = layout.create(path).and_then(Output::finish);
+            written.map_err(|error| failed(path, layout.size(), error))?;
+        }
+        Ok(files)
+    }
+
     /// Random weights of every type that the files need, made once.
     fn patterns(&self) -> HashMap<TensorType, Vec<u8>> {
         let mut needed: HashMap<TensorType, usize> = HashMap::new();
