@@ -200,7 +200,7 @@ fn show(reporter: &Reporter, event: Event<'_>) {
     }
 }
 
-/// For people: a line for every product and number of rows.
+/// For people: a line for a single row of every product, and for other numbers of rows where the rule is beaten.
 fn text(report: &Report) -> String {
     let head = [
         ("stage", Align::Left),
@@ -214,7 +214,8 @@ fn text(report: &Report) -> String {
     ];
     let rows = report.products.iter().flat_map(|found| {
         let entry = &found.entry;
-        entry.tiles.iter().map(|tile| row(entry, tile))
+        let is_shown = |tile: &&Tile| tile.columns == 1 || !is_by_rule(entry, tile);
+        entry.tiles.iter().filter(is_shown).map(|tile| row(entry, tile))
     });
     let table = markdown(&head, &rows.collect::<Vec<_>>());
     let better = report.products.iter().filter(|found| found.better).count();
@@ -229,11 +230,16 @@ fn text(report: &Report) -> String {
     )
 }
 
+fn is_by_rule(entry: &Entry, tile: &Tile) -> bool {
+    let by_rule = (entry.default_warps, tile.default_slots, tile.default_blocks);
+    (entry.warps, tile.slots, tile.blocks) == by_rule
+}
+
 fn row(entry: &Entry, tile: &Tile) -> Vec<String> {
     let words = |[warps, slots, blocks]: [usize; 3]| format!("{warps} warps, {slots} slots, {blocks} blocks");
     let by_rule = [entry.default_warps, tile.default_slots, tile.default_blocks];
     let best = [entry.warps, tile.slots, tile.blocks];
-    let (best, us, gain) = if best == by_rule {
+    let (best, us, gain) = if is_by_rule(entry, tile) {
         ("as by rule".to_owned(), String::new(), String::new())
     } else {
         let gain = 100.0 * (1.0 - tile.us / tile.default_us);

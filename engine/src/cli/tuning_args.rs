@@ -6,7 +6,6 @@ use crate::schedule::TuningChoice;
 
 /// Which file of `tilekiln tune`.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Model and device")]
 pub struct TuningArgs {
     /// Divisions of products that `tilekiln tune` measured on this device, or none for those by rule [default: what `tune`
     /// has kept for the device, if there is something]

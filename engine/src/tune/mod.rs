@@ -14,7 +14,7 @@ pub mod run;
 pub mod search;
 pub mod stages;
 
-pub use file::{Entry, Owner, Place, Tile, TuningError, TuningFile, usual_path};
+pub use file::{Entry, FORMAT, Owner, Place, Tile, TuningError, TuningFile, usual_path};
 pub use load::{Loaded, load, read};
 pub use run::{Event, Found, Settings, TuneError, run};
 pub use search::Effort;
