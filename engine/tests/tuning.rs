@@ -493,7 +493,7 @@ fn lines_that_are_refused() {
         (
             &format!("tune --device host --out {folder}"),
             1,
-            vec![folder, "cannot be written"],
+            vec![folder, "nothing is measured"],
         ),
         ("plan --tuning nowhere.json", 1, vec!["nowhere.json"]),
         ("run -n 1 --device host --tuning nowhere.json", 1, vec!["nowhere.json"]),

@@ -208,16 +208,29 @@ impl Model {
         Ok(files)
     }
 
-    /// Writes the files of both models into a folder without their weights: holes are where these would be, which take no
-    /// room on most disks. What a file says of its network is all there.
+    /// Writes the files of both models into a folder without their random weights: holes are where these would be, which
+    /// take no room on most disks. What launches are planned from is all there.
     ///
     /// # Errors
     /// When writing fails.
     pub fn outline(&self, folder: &Path) -> Result<Files, Error> {
         let files = Files::new(self.config, folder);
-        for (layout, path) in self.layouts.iter().zip([&files.target, &files.assistant]) {
-            let written = layout.create(path).and_then(Output::finish);
-            written.map_err(|error| failed(path, layout.size(), error))?;
+        let models = self.plans.iter().zip(&self.layouts);
+        for ((plan, layout), path) in models.zip([&files.target, &files.assistant]) {
+            let failed = |error| failed(path, layout.size(), error);
+            let output = layout.create(path).map_err(failed)?;
+            for (planned, info) in plan.tensors.iter().zip(layout.tensors()) {
+                let mut row = Vec::new();
+                match &planned.fill {
+                    Fill::Constant(value) => gguf::encode(planned.kind, &vec![*value; planned.dims[0]], &mut row)?,
+                    Fill::Values(values) => gguf::encode(planned.kind, values, &mut row)?,
+                    _ => continue,
+                }
+                for index in 0..info.rows() {
+                    output.write_at(info, index * row.len(), &row).map_err(failed)?;
+                }
+            }
+            output.finish().map_err(failed)?;
         }
         Ok(files)
     }
