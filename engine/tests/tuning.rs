@@ -496,7 +496,11 @@ fn lines_that_are_refused() {
             vec![folder, "nothing is measured"],
         ),
         ("plan --tuning nowhere.json", 1, vec!["nowhere.json"]),
-        ("run -n 1 -p a --device host --tuning nowhere.json", 1, vec!["nowhere.json"]),
+        (
+            "run -n 1 -p a --device host --tuning nowhere.json",
+            1,
+            vec!["nowhere.json"],
+        ),
         ("bench --device host --tuning nowhere.json", 1, vec!["nowhere.json"]),
         ("plan --tuning", 2, vec!["--tuning"]),
     ] {
