@@ -24,7 +24,7 @@ use tilekiln::server::text::{Language, Part};
 fn what_cannot_be_is_named() {
     let table: &[(&str, i32, &[&str])] = &[
         ("serve -ctk turbo5", 2, &["-ctk", "`turbo5`", "turbo2, turbo3, turbo4"]),
-        ("run -p x -ctv q8_0", 2, &["-ctv q8_0"]),
+        ("run -p x -ctv q8_1", 2, &["-ctv", "`q8_1`"]),
         ("serve -m T.gguf --spec-type mtp", 2, &["--mtp-head FILE"]),
         (
             "serve --draft-block-size 40 -md A.gguf",

@@ -80,6 +80,7 @@ pub const VARIANTS: &[Variant] = &[
     variant("packed_product", "weight=q5_0"),
     variant("packed_product", "weight=q6_k"),
     variant("packed_product", "weight=q8_0"),
+    variant("packed_product", "weight=q4_k,parts=4"),
     only("sm_90", "packed_product", "weight=q4_k,warps=10,slots=2,blocks=2"),
     only("sm_90", "packed_product", "weight=q4_k,warps=10,slots=1,columns=4"),
     only("sm_90", "packed_product", "weight=q6_k,warps=10,slots=2,blocks=2"),

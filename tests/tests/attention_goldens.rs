@@ -228,11 +228,7 @@ fn outputs(
         arguments.extend([partial.clone(), worth.clone()]);
         arguments.extend(scalars());
         session.launch(&flash_decode(decode.shape), vec![([chunks, 1, count], arguments)])?;
-        let combine = CombineShape {
-            slice: stored.min(128),
-            rotated: values.rotated,
-            warps: 16,
-        };
+        let combine = CombineShape::of(stored.min(128), values.rotated, chunks);
         let mut arguments = vec![partial, worth, groups.clone(), positions.clone(), visible.clone()];
         arguments.push(Argument::Buffer(outs[1].clone(), 0));
         arguments.extend([gqa, gqa, NO_WINDOW as usize, dim, stored, decode.columns, chunks].map(number));

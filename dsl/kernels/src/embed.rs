@@ -22,6 +22,8 @@ pub fn embed<Weight: WeightCodec>(
     scale: f32,
     #[comptime] threads: usize,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let token = block_index();
     let id = ids[token];
     if id >= first_row && id - first_row < row_count {

@@ -40,6 +40,8 @@ pub fn gated(
 /// One thread per value: x = cap * tanh(x / cap)
 #[kernel(threads = threads)]
 pub fn softcap(#[shape(count)] x: InOut<f32>, count: u32, cap: f32, #[comptime] threads: usize) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let i = block_index() * threads + thread_index();
     if i < count {
         x[i] = cap * (x[i] / cap).tanh();

@@ -32,6 +32,8 @@ pub fn copy_rows(
     offset: u32,
     #[comptime] threads: usize,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let row = block_index();
     let index = indices[row];
     for col in strided(cols, threads) {
@@ -48,6 +50,8 @@ pub fn scatter_rows(
     cols: u32,
     #[comptime] threads: usize,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let row = block_index();
     let index = indices[row];
     for col in strided(cols, threads) {

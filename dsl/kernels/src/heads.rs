@@ -14,35 +14,52 @@ pub fn head_scale(value: Val<f32>, eps: Val<f32>, #[comptime] head_dim: usize, #
     (block_sum(value * value, threads) * (1.0 / head_dim as f32) + eps).rsqrt()
 }
 
-/// A head's values rotated, one per thread: value i goes with value i + head_dim/2 (NEOX). Holds a barrier.
-///
-/// The angle is position * inverse_frequency in f32; a frequency of 0 leaves its pair as it is. Threads behind the head
-/// keep their zeros.
-#[tile_fn]
-pub fn rotate_head(
-    value: Val<f32>,
-    position: Val<u32>,
-    inverse_frequency: In<f32>,
-    #[comptime] head_dim: usize,
-    #[comptime] threads: usize,
-) -> Val<f32> {
-    let half = head_dim / 2;
-    let thread = thread_index();
-    let exchange = Shared::<f32>::new(threads);
-    exchange[thread] = value;
-    barrier();
-    let is_first = thread < half;
-    let other = exchange[select(is_first, thread + half, thread - half)];
-    let mut pair = select(is_first, thread, thread - half);
-    if threads > head_dim {
-        pair = min(pair, half - 1);
+/// The rotation of this thread's value: cosine and sine of its angle, position * inverse_frequency in f32.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    cosine: Val<f32>,
+    sine: Val<f32>,
+}
+
+impl Turn {
+    /// That of value `thread_index()` of a head: it goes with the one half a head away, by the same angle (NEOX). A frequency
+    /// of 0 leaves a pair as it is.
+    #[tile_fn]
+    pub fn here(
+        position: Val<u32>,
+        inverse_frequency: In<f32>,
+        #[comptime] head_dim: usize,
+        #[comptime] threads: usize,
+    ) -> Self {
+        let half = head_dim / 2;
+        let thread = thread_index();
+        let mut pair = select(thread < half, thread, thread - half);
+        if threads > head_dim {
+            pair = min(pair, half - 1);
+        }
+        let angle = position.to::<f32>() * inverse_frequency[pair];
+        Self {
+            cosine: angle.cos(),
+            sine: angle.sin(),
+        }
     }
-    let angle = position.to::<f32>() * inverse_frequency[pair];
-    let rotated = value * angle.cos() + select(is_first, -other, other) * angle.sin();
-    if threads > head_dim {
-        select(thread < head_dim, rotated, f32(0.0))
-    } else {
-        rotated
+
+    /// A head's values rotated, one per thread. Holds a barrier. Threads behind the head keep their zeros.
+    #[tile_fn]
+    pub fn rotate(self, value: Val<f32>, #[comptime] head_dim: usize, #[comptime] threads: usize) -> Val<f32> {
+        let half = head_dim / 2;
+        let thread = thread_index();
+        let exchange = Shared::<f32>::new(threads);
+        exchange[thread] = value;
+        barrier();
+        let is_first = thread < half;
+        let other = exchange[select(is_first, thread + half, thread - half)];
+        let rotated = value * self.cosine + select(is_first, -other, other) * self.sine;
+        if threads > head_dim {
+            select(thread < head_dim, rotated, f32(0.0))
+        } else {
+            rotated
+        }
     }
 }
 
@@ -62,9 +79,10 @@ pub fn head_norm_rope(
     let token = block_index();
     let head = block_index_y();
     let col = thread_index();
+    let turn = Turn::here(positions[token], inverse_frequency, head_dim, head_dim);
     let value = x[(token, head, col)];
     let normalised = value * head_scale(value, eps, head_dim, head_dim) * w[col];
-    x[(token, head, col)] = rotate_head(normalised, positions[token], inverse_frequency, head_dim, head_dim);
+    x[(token, head, col)] = turn.rotate(normalised, head_dim, head_dim);
 }
 
 /// The setting for the values of a head, one thread each.

@@ -51,6 +51,8 @@ pub fn ple_combine(
     eps: f32,
     #[comptime] threads: usize,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let row = block_index();
 
     /// sum of squares, one partial per thread

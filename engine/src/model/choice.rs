@@ -11,6 +11,7 @@ use tilekiln_kernels::sample::candidates::PLAN;
 use tilekiln_kernels::sample::histogram::BINS;
 use tilekiln_kernels::sample::settings::{SlotSettings, WORDS};
 
+use super::planner::push_stage;
 use super::target::{Row, Want};
 use crate::plan::{BufferId, BufferKind, BufferTable, Cost, Count, KernelSpec, Machine, Operand, Plan, PlanError};
 use crate::sample::Sampler;
@@ -174,7 +175,7 @@ impl ChunkBests {
         let spec = KernelSpec::new("chunk_best", &chunks.settings(CHUNK_THREADS));
         let mut operands = [logits, self.keys, self.tokens].map(Operand::Buffer).to_vec();
         operands.push(chunks.cols());
-        plan.push("chunk_best", spec, chunks.grid(), operands, chunks.cost(2));
+        push_stage(plan, "chunk_best", spec, chunks.grid(), operands, chunks.cost(2));
     }
 
     /// Adds the launches that find the largest logit of each row, the first one on ties.
@@ -184,13 +185,8 @@ impl ChunkBests {
         let mut operands = [self.keys, self.tokens, chosen].map(Operand::Buffer).to_vec();
         operands.push(Operand::Number(chunks.count() as u32));
         let cost = Cost::activations(8 * chunks.count());
-        plan.push(
-            "best_token",
-            KernelSpec::new("best_token", &[]),
-            PER_ROW,
-            operands,
-            cost,
-        );
+        let spec = KernelSpec::new("best_token", &[]);
+        push_stage(plan, "best_token", spec, PER_ROW, operands, cost);
     }
 }
 

@@ -91,6 +91,13 @@ struct Projected {
 ///
 /// Each of them waits in every one of its launches: the launch behind it takes that for granted of all before it.
 const WAITING: &[&str] = &[
+    "embed",
+    "ple_combine",
+    "copy_rows",
+    "scatter_rows",
+    "softcap",
+    "chunk_best",
+    "best_token",
     "packed_product",
     "packed_pair",
     "packed_gated",
@@ -109,6 +116,22 @@ const WAITING: &[&str] = &[
     "flash_combine",
     "flash_combine_int8",
 ];
+
+/// Adds a launch to a plan: one that may start before the launch in front of it has ended, if its kernel waits itself.
+pub(super) fn push_stage(
+    plan: &mut Plan,
+    label: &str,
+    kernel: KernelSpec,
+    grid: [Count; 3],
+    operands: Vec<Operand>,
+    cost: Cost,
+) {
+    let dependent = WAITING.contains(&kernel.name);
+    plan.push(label, kernel, grid, operands, cost);
+    if let Some(stage) = plan.stages.last_mut() {
+        stage.dependent = dependent;
+    }
+}
 
 /// Collects the launches of a plan.
 pub struct Planner<'a> {
@@ -175,12 +198,14 @@ impl<'a> Planner<'a> {
         operands: Vec<Operand>,
         cost: Cost,
     ) {
-        let dependent = WAITING.contains(&kernel);
-        let kernel = KernelSpec::new(kernel, settings);
-        self.plan.push(label, kernel, grid, operands, cost);
-        if let Some(stage) = self.plan.stages.last_mut() {
-            stage.dependent = dependent;
-        }
+        push_stage(
+            &mut self.plan,
+            label,
+            KernelSpec::new(kernel, settings),
+            grid,
+            operands,
+            cost,
+        );
     }
 
     /// Rows of an embedding table, scaled; row t goes to `out[t * stride ..]`.

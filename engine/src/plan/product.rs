@@ -20,6 +20,9 @@ pub struct Product {
     pub cols: usize,
     /// Groups of rows that a block takes together.
     pub groups_of_unit: usize,
+    /// Whether whoever takes the results adds parts of k, into which it is split by rule.
+    #[serde(default)]
+    pub may_be_split: bool,
 }
 
 impl Product {

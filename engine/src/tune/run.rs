@@ -113,7 +113,8 @@ impl Field {
                         continue;
                     };
                     for (columns, sample) in planned.remove(&product).unwrap_or_default() {
-                        if let Some(division) = tuned.division(columns) {
+                        // parts of k are no trial's
+                        if let Some(division) = tuned.division(columns, 1) {
                             of_product.entry((columns, division.into())).or_insert(sample);
                         }
                     }

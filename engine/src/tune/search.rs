@@ -56,8 +56,7 @@ pub struct Trials {
 impl Trials {
     /// Those of a product on a chip. None for a product that is none.
     pub fn of(product: &Product, chip: Chip<'_>, effort: Effort) -> Option<Self> {
-        let matrices = product.formats().zip(product.rows.iter().copied());
-        let work = Work::of(matrices, product.cols, product.groups_of_unit)?;
+        let work = Work::of_product(product)?;
         let chip = chip.tuned(None);
         let is_possible = |warps: usize, columns: usize, slots: usize| {
             let tuned = Tuned {
@@ -67,9 +66,10 @@ impl Trials {
             Tuning::new(chip.target, [(product.clone(), tuned)]).is_ok()
         };
         let usual = chip.divide(&work, 1).tiling.warps;
-        // no warp more than takes as many turns over the tiles along k
+        // no warp more than takes as many turns over the tiles of a part of k
+        let tiles = tiles_across(work.cols) / chip.parts(&work);
         let mut warps: Vec<usize> = WARPS
-            .filter(|warps| evenly(tiles_across(work.cols), *warps) == *warps && is_possible(*warps, 1, 1))
+            .filter(|warps| evenly(tiles, *warps) == *warps && is_possible(*warps, 1, 1))
             .collect();
         warps.push(usual);
         warps.sort_unstable();
@@ -87,7 +87,7 @@ impl Trials {
                     if !is_possible(*warps, columns, slots) {
                         continue;
                     }
-                    for blocks in block_numbers(&work, chip.units, by_rule.blocks, effort) {
+                    for blocks in block_numbers(work.units * chip.parts(&work), chip.units, by_rule.blocks, effort) {
                         shapes.push(Shape {
                             warps: *warps,
                             slots,
@@ -146,17 +146,17 @@ fn one_tile(target: &Target, columns: usize, slots: usize) -> Vec<TunedTile> {
     column_tiles(target).map(tile).collect()
 }
 
-/// Numbers of blocks to try: the one by rule, those that share the work out evenly in about as many turns, and more than
+/// Numbers of blocks to try where there is work for `of_work`: the one by rule, those that share the work out evenly in about as many turns, and more than
 /// one for each unit of the chip.
-fn block_numbers(work: &Work, units: usize, by_rule: usize, effort: Effort) -> Vec<usize> {
+fn block_numbers(of_work: usize, units: usize, by_rule: usize, effort: Effort) -> Vec<usize> {
     if effort == Effort::Quick {
         return vec![by_rule];
     }
-    let turns = work.units.div_ceil(by_rule.max(1));
-    let even = (turns.saturating_sub(1).max(1)..=turns + 1).map(|turns| work.units.div_ceil(turns));
+    let turns = of_work.div_ceil(by_rule.max(1));
+    let even = (turns.saturating_sub(1).max(1)..=turns + 1).map(|turns| of_work.div_ceil(turns));
     let of_chip = [units, units + units / 2, 2 * units];
     let mut all: Vec<usize> = even.chain(of_chip).chain([by_rule]).collect();
-    all.retain(|blocks| (1..=work.units).contains(blocks));
+    all.retain(|blocks| (1..=of_work).contains(blocks));
     all.sort_unstable();
     all.dedup();
     all
@@ -243,6 +243,7 @@ mod tests {
             rows: vec![rows],
             cols,
             groups_of_unit: 1,
+            may_be_split: false,
         }
     }
 
@@ -296,7 +297,7 @@ mod tests {
                 }
                 for tuned in trials.rounds() {
                     for tile in &tuned.tiles {
-                        let had = tuned.division(tile.columns).map(Shape::from).unwrap();
+                        let had = tuned.division(tile.columns, 1).map(Shape::from).unwrap();
                         wanted.remove(&(tile.columns, had));
                     }
                     Tuning::new(target, [(product.clone(), tuned)]).unwrap_or_else(|error| panic!("{error}"));

@@ -173,6 +173,14 @@ impl CudaDevice {
                 module.dynamic_shared_bytes as c_int
             ))?;
         }
+        // A multiprocessor that divides its memory between cache and shared memory in another way has to be empty first, which
+        // would keep a dependent launch from starting early: all kernels ask for the same division. A function of a loaded
+        // module.
+        cuda!(cuFuncSetAttribute(
+            module.function,
+            sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+            sys::CUshared_carveout_enum::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as c_int
+        ))?;
         Ok(Loaded {
             symbol: generated.symbol,
             resources: compiled.resources,

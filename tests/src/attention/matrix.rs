@@ -57,11 +57,10 @@ pub fn kernels(target: &Target, names: [&'static str; 2], head_dim: usize) -> Op
         let head_dim = (format.stored)(head_dim);
         add((format.cache_read)(ReadShape { head_dim, values }));
     }
-    add(flash_combine(CombineShape {
-        slice: (v.stored)(head_dim).min(128),
-        rotated: v.rotated,
-        warps: 16,
-    }));
+    for chunks in [1, 9, 17] {
+        let slice = (v.stored)(head_dim).min(128);
+        add(flash_combine(CombineShape::of(slice, v.rotated, chunks)));
+    }
     Some(found.into_values().collect())
 }
 

@@ -17,8 +17,6 @@ use crate::cases::CaseError;
 use crate::cases::caches::query_values;
 use crate::random::Random;
 
-/// Warps of a combining block.
-const COMBINE_WARPS: usize = 16;
 const EPS: f32 = 1e-6;
 
 /// What a scene is like.
@@ -420,11 +418,10 @@ impl<'a> Scene<'a> {
 
     /// The shape of blocks that combine this pair's partial results.
     pub fn combine_shape(&self) -> CombineShape {
-        CombineShape {
-            slice: (self.formats[1].stored)(self.setup.head_dim).min(128),
-            rotated: self.formats[1].rotated,
-            warps: COMBINE_WARPS,
-        }
+        let end = self.setup.lengths.iter().copied().max().unwrap_or(1);
+        let chunks = partition::chunks(end, self.window(), self.setup.most_rows);
+        let slice = (self.formats[1].stored)(self.setup.head_dim).min(128);
+        CombineShape::of(slice, self.formats[1].rotated, chunks)
     }
 
     /// prepare_queries and flash_prefill: [rows, kv_heads * gqa, head_dim].

@@ -6,7 +6,7 @@ use super::codec::{KvStore, StorePage, UnitShape};
 use super::examples::Stored;
 use super::formats::{self, HEAD_DIM, K, V};
 use super::pages::{PAGE, Side};
-use crate::heads::{head_scale, rotate_head};
+use crate::heads::{Turn, head_scale};
 use crate::registry::prelude::*;
 
 /// The slot of tokens that are not stored.
@@ -46,10 +46,11 @@ pub fn cache_write<K: KvStore, V: KvStore>(
     let heads = [block_index_y(), kv_heads, stride];
     let storing = Storing::here(positions, slots, page_table, slot_pages, heads, eps, head_dim, threads);
     let weight = weight_of(w, head_dim);
+    let turn = storing.turn(inverse_frequency);
     /// also where nothing is stored: the launch behind relies on this one for all before it
     wait_for_prerequisites();
     if storing.is_stored() {
-        storing.key::<K>(k, weight, inverse_frequency, cache_k);
+        storing.key::<K>(k, weight, turn, cache_k);
         /// the barriers of the rotation lie between the two sums, which share their memory
         storing.value::<V>(v, cache_v);
     }
@@ -117,12 +118,18 @@ impl Storing {
         raw
     }
 
-    /// Stores the key: normalised, weighted by `weight`, rotated by position, encoded.
+    /// The rotation of this thread's value of a key.
     #[tile_fn]
-    pub fn key<Codec: KvStore>(&self, k: In<f32>, weight: Val<f32>, inverse_frequency: In<f32>, cache: Out<u8>) {
+    pub fn turn(&self, inverse_frequency: In<f32>) -> Turn {
+        Turn::here(self.position, inverse_frequency, self.head_dim, self.threads)
+    }
+
+    /// Stores the key: normalised, weighted by `weight`, rotated, encoded.
+    #[tile_fn]
+    pub fn key<Codec: KvStore>(&self, k: In<f32>, weight: Val<f32>, turn: Turn, cache: Out<u8>) {
         let raw = self.raw(k);
         let normed = raw * head_scale(raw, self.eps, self.head_dim, self.threads) * weight;
-        let key = rotate_head(normed, self.position, inverse_frequency, self.head_dim, self.threads);
+        let key = turn.rotate(normed, self.head_dim, self.threads);
         self.store::<Codec>(Side::Key, cache, key);
     }
 

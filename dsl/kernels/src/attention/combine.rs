@@ -10,9 +10,6 @@ use crate::matmul::prepare::PreparedRows;
 use crate::registry::prelude::*;
 use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
-/// Chunks whose results a warp loads before it adds them.
-const AHEAD: usize = 8;
-
 /// The comptime shape of a combination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
 pub struct CombineShape {
@@ -22,6 +19,25 @@ pub struct CombineShape {
     pub rotated: bool,
     /// Warps of a block.
     pub warps: usize,
+    /// Chunks whose results a warp loads before it adds them.
+    pub ahead: usize,
+}
+
+impl CombineShape {
+    /// For up to so many chunks a row, however long its sequence: with few, each has a warp.
+    pub fn of(slice: usize, rotated: bool, chunks: usize) -> Self {
+        let [warps, ahead] = match chunks {
+            ..=8 => [8, 1],
+            ..=16 => [16, 1],
+            _ => [16, 8],
+        };
+        Self {
+            slice,
+            rotated,
+            warps,
+            ahead,
+        }
+    }
 }
 
 /// What a block puts together.
@@ -90,11 +106,11 @@ fn put_together(
     let mut highest = f32(START);
     let first = needed.begin / shape.warps * shape.warps + warp_index();
     let from = select(first < needed.begin, first + shape.warps, first);
-    for round in stepped(from, needed.end, shape.warps * AHEAD) {
+    for round in stepped(from, needed.end, shape.warps * shape.ahead) {
         /// loads of several chunks are under way together; behind the last chunk that one again, worth nothing
-        let worths = Registers::<f32>::undefined(2 * AHEAD);
-        let parts = Registers::<f32>::undefined(per_lane * AHEAD);
-        for i in 0..AHEAD {
+        let worths = Registers::<f32>::undefined(2 * shape.ahead);
+        let parts = Registers::<f32>::undefined(per_lane * shape.ahead);
+        for i in 0..shape.ahead {
             let chunk = min(round + i * shape.warps, needed.end - 1) - needed.begin;
             let at = (start + chunk) * columns + column;
             let pair = worth.load_as::<Pack<f32, 2>>(at * 2);
@@ -115,7 +131,7 @@ fn put_together(
         }
         /// what was added before shrinks to the new highest score of this warp's chunks
         let mut now = highest;
-        for i in 0..AHEAD {
+        for i in 0..shape.ahead {
             let is_here = round + i * shape.warps < needed.end;
             now = select(is_here, max(now, worths[2 * i]), now);
         }
@@ -125,7 +141,7 @@ fn put_together(
         for j in 0..per_lane {
             sums[j] = sums[j] * shrink;
         }
-        for i in 0..AHEAD {
+        for i in 0..shape.ahead {
             let power = (worths[2 * i] - now).exp2_flushed();
             let factor = select(round + i * shape.warps < needed.end, power, f32(0.0));
             total = fma(factor, worths[2 * i + 1], total);
@@ -260,6 +276,7 @@ const PARAMETERS: &[Parameter] = &[
     choice("slice", "128", "values of a head per block, 64 or 128"),
     choice("rotated", "false", "true: values are stored rotated"),
     choice("warps", "16", "warps per block: 4, 8, 16 or 32"),
+    choice("ahead", "8", "chunks that a warp loads before it adds them, 1 to 16"),
 ];
 
 fn shape(settings: &Settings) -> Result<CombineShape, SettingError> {
@@ -267,7 +284,9 @@ fn shape(settings: &Settings) -> Result<CombineShape, SettingError> {
         slice: settings.number("slice")?,
         rotated: settings.text("rotated")? == "true",
         warps: settings.number("warps")?,
+        ahead: settings.number("ahead")?,
     };
+    settings.require("ahead", (1..=16).contains(&shape.ahead), "1 to 16")?;
     settings.require("warps", [4, 8, 16, 32].contains(&shape.warps), "4, 8, 16 or 32")?;
     settings.require("slice", [64, 128].contains(&shape.slice), "64 or 128")?;
     let known = ["true", "false"].contains(&settings.text("rotated")?);

@@ -33,6 +33,23 @@ pub(super) const LOWEST: f32 = -1e30;
 /// Where the highest score starts: below every score that is visible, far above what is not.
 pub(super) const START: f32 = -1e29;
 
+/// Words of a page's units up to which all of them are loaded ahead.
+const FEW_WORDS: usize = 32;
+/// Bits of a value from which on a format is wide: a lane's part of a unit is 32 words then.
+const WIDE_BITS: usize = 16;
+/// Registers of a multiprocessor, and of a thread at most.
+const REGISTERS: usize = 65_536;
+const MOST_REGISTERS: usize = 255;
+
+/// When a block loads keys and values that are many words a lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loads {
+    /// A part of them before their turn: a few blocks have a multiprocessor each, and latency counts.
+    Ahead,
+    /// When they are needed: there are other blocks to go on with.
+    InTurn,
+}
+
 /// The comptime shape of an attention kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
 pub struct FlashShape {
@@ -57,15 +74,36 @@ impl FlashShape {
         32 * self.warps()
     }
 
-    /// Blocks that are to fit on a multiprocessor: 16 warps leave 128 registers a thread, which more columns exceed, and
-    /// formats whose queries or weights are split into terms.
-    fn blocks<K: KvCodec, V: KvCodec>(self) -> usize {
+    /// Blocks that are to fit on a multiprocessor: 16 warps leave 128 registers a thread, which more columns exceed, formats
+    /// whose queries or weights are split into terms, and what a block that decodes loads ahead in wide formats.
+    fn blocks<K: KvCodec, V: KvCodec>(self, loads: Loads) -> usize {
+        let is_wide = [K::BITS, V::BITS]
+            .iter()
+            .any(|bits| bits.iter().sum::<usize>() >= WIDE_BITS);
         let warps = match (self.tiles, K::TERMS.max(V::TERMS)) {
+            (1, 1) if is_wide && loads == Loads::Ahead => 8,
             (1, 1) => 16,
             (_, 1) => 12,
             _ => 8,
         };
         (warps / self.warps()).max(1)
+    }
+
+    /// Of a page's units of `words` words a lane, how many it loads ahead: all of those of few words, and of others a part
+    /// that the registers next to `sums` products leave room for, with 64 for all else and as much for the other side.
+    fn ahead<K: KvCodec, V: KvCodec>(self, loads: Loads, units: usize, words: usize, sums: usize) -> usize {
+        let layout = target().fragments;
+        if units * words <= FEW_WORDS {
+            return units;
+        }
+        if loads == Loads::InTurn || layout.k_parts() == 1 {
+            return 0;
+        }
+        let threads = self.threads() * self.blocks::<K, V>(loads);
+        let registers = (REGISTERS / threads).min(MOST_REGISTERS);
+        let room = registers.saturating_sub(64 + sums * layout.column_accumulators()) / 2;
+        let fits = |count: &usize| units.is_multiple_of(*count) && count * words <= room;
+        (1..=units).rev().find(fits).unwrap_or(0)
     }
 
     /// Columns of a block: queries times query heads of the KV head, on a target with so many columns an instruction.
@@ -196,6 +234,7 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
     sight: Sight,
     begin: Val<u32>,
     end: Val<u32>,
+    loads: Loads,
 ) -> Attended {
     let block = &place.block;
     let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
@@ -206,20 +245,27 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
     let first_entry = place.slot * slot_pages;
     let last = end - 1;
     let mut entry = page_table[first_entry + min(begin + block.turn, last) % slot_pages];
-    let keys = Keys::new::<K>(block);
-    let values = Values::new::<V>(block);
+    let sums = block.value_tiles() * tiles;
+    let keys_ahead = block
+        .shape
+        .ahead::<K, V>(loads, block.keys.groups, block.keys.words(), sums);
+    let values_ahead = block
+        .shape
+        .ahead::<K, V>(loads, block.value_units(), block.values.words(), sums);
+    let keys = Keys::new::<K>(block, keys_ahead);
+    let values = Values::new::<V>(block, values_ahead);
     /// what a step's rows are is known before the launches in front have ended
     wait_for_prerequisites();
     let first_keys = block.keys.page(entry, kv_heads, block.kv_head);
-    for group in unrolled(0..block.keys.groups) {
-        keys.fetch::<K>(block, cache_k, first_keys, group);
+    for group in unrolled(0..keys.ahead) {
+        keys.fetch::<K>(block, cache_k, first_keys, group, group);
     }
     load_queries::<K>(block, queries, q);
 
     let highest = Registers::<f32>::filled(tiles, START);
     let total = Registers::<f32>::filled(tiles, 0.0);
     let running = Running { highest, total };
-    let sums = Products::<f32>::zeros(block.value_tiles() * tiles);
+    let sums = Products::<f32>::zeros(sums);
     barrier();
     for round in stepped(begin, end, at_once) {
         /// past the last page that page again, all of whose keys count as behind the end
@@ -239,7 +285,7 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
             page * PAGE,
             sight,
         );
-        values.fetch::<V>(block, cache_v, values_start);
+        values.fetch_ahead::<V>(block, cache_v, values_start);
         barrier();
         let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
         add_values::<V>(
@@ -262,13 +308,13 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
 #[tile_fn]
 fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: Val<u64>, unit: Val<u32>) {
     let (groups, units) = (block.keys.groups, block.value_units());
-    if groups == units {
-        keys.fetch::<K>(block, cache_k, page, unit);
-    } else if keys.is_ahead {
-        /// after the last unit all of them
+    if groups == units && keys.ahead == groups {
+        keys.fetch::<K>(block, cache_k, page, unit, unit);
+    } else if keys.ahead > 0 {
+        /// after the last unit all that are loaded ahead
         if unit == units - 1 {
-            for group in unrolled(0..groups) {
-                keys.fetch::<K>(block, cache_k, page, group);
+            for group in unrolled(0..keys.ahead) {
+                keys.fetch::<K>(block, cache_k, page, group, group);
             }
         }
     }
@@ -282,7 +328,7 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
 /// most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
 /// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no
 /// row sees are left as they are. Batch invariance: a row's results depend on its own query and keys only.
-#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::Ahead))]
 pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
@@ -315,6 +361,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
             sight,
             pages.begin,
             pages.end,
+            Loads::Ahead,
         );
         let totals = Totals::of(block, attended.running, true);
         let columns = block.columns();
@@ -341,7 +388,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
 /// Attention of a tile of a prompt's rows to all keys they see.
 ///
 /// Blocks: x is 1, y over KV heads, z over groups of rows, as in [`flash_decode`]. Rows that see nothing get zeros.
-#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>())]
+#[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::InTurn))]
 pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
@@ -364,7 +411,18 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     /// which pages are worked on at once depends on their numbers only
     let begin = place.span.begin / (PAGE * shape.pages) * shape.pages;
     let end = (place.span.end + (PAGE - 1)) / PAGE;
-    let attended = attend_pages::<K, V>(&place, q, cache_k, cache_v, page_table, slot_pages, sight, begin, end);
+    let attended = attend_pages::<K, V>(
+        &place,
+        q,
+        cache_k,
+        cache_v,
+        page_table,
+        slot_pages,
+        sight,
+        begin,
+        end,
+        Loads::InTurn,
+    );
     if V::ROTATED {
         rotate_back(block, attended.sums);
     }

@@ -64,10 +64,11 @@ pub fn prepare_attention<K: KvCodec, V: KvCodec>(
         let place = [kv_head, kv_heads, kv_stride];
         let storing = Storing::here(positions, slots, page_table, slot_pages, place, eps, head_dim, threads);
         let weight = weight_of(k_w, head_dim);
+        let turn = storing.turn(inverse_frequency);
         wait_for_prerequisites();
         if storing.is_stored() {
             if side_and_head < kv_heads {
-                storing.key::<K>(k, weight, inverse_frequency, cache_k);
+                storing.key::<K>(k, weight, turn, cache_k);
             } else {
                 storing.value::<V>(v, cache_v);
             }

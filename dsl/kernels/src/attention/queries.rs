@@ -7,7 +7,7 @@ use super::codec::KvCodec;
 use super::flash::{Block, LOG2_E};
 use super::formats::{self, HEAD_DIM, K};
 use super::pages::{Places, Side};
-use crate::heads::{head_scale, rotate_head};
+use crate::heads::{Turn, head_scale};
 use crate::registry::prelude::*;
 use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
@@ -116,13 +116,14 @@ pub(super) fn store_query<Keys: KvCodec>(
     if dim < head_dim {
         weight = w[dim];
     }
+    let turn = Turn::here(position, inverse_frequency, head_dim, threads);
     wait_for_prerequisites();
     let mut value = f32(0.0);
     if dim < head_dim {
         value = q[token * stride + (head * head_dim + dim)];
     }
     let normed = value * head_scale(value, eps, head_dim, threads) * weight;
-    let mut query = rotate_head(normed, position, inverse_frequency, head_dim, threads) * LOG2_E;
+    let mut query = turn.rotate(normed, head_dim, threads) * LOG2_E;
     if Keys::ROTATED {
         let exchange = Shared::<f32>::new(threads);
         query = rotate(query, dim, exchange, SIGNS_1, SIGNS_2);

@@ -52,33 +52,25 @@ pub(super) fn score_unit<K: KvCodec>(
     let tiles = block.shape.tiles;
     let (rows, held) = (Products::<f32>::lane_rows(), Products::<f32>::lane_columns());
     let sums = Products::<f32>::zeros(tiles);
-    for group in unrolled(0..block.keys.groups) {
-        let stage = if keys.is_ahead {
-            keys.stage
-        } else {
-            Stage::new::<K>(&block.keys, 1, keys.tables)
-        };
-        let place = if keys.is_ahead { group } else { u32(0) };
-        if !keys.is_ahead {
+    if keys.ahead == 0 {
+        for group in unrolled(0..block.keys.groups) {
+            let stage = Stage::new::<K>(&block.keys, 1, keys.tables);
             let starts = keys.starts::<K>(block, page);
-            stage.fetch::<K>(&block.keys, cache_k, &starts, place, block.keys.group_distance(group));
+            stage.fetch::<K>(&block.keys, cache_k, &starts, u32(0), block.keys.group_distance(group));
+            score_group::<K>(block, sums, queries, stage.unit::<K>(&block.keys, u32(0)), group);
         }
-        let loaded = stage.unit::<K>(&block.keys, place);
-        if K::SCALES == Scales::Position {
-            /// a key's scale multiplies its scores
-            let part = Products::<f32>::zeros(tiles);
-            multiply_keys::<K>(block, part, queries, loaded, group);
-            for row in 0..rows {
-                let scale = loaded.scale(row);
-                for tile in unrolled(0..tiles) {
-                    for slot in 0..held {
-                        let score = fma(part.at(tile).get(row, slot), scale, sums.at(tile).get(row, slot));
-                        sums.at(tile).set(row, slot, score);
+    } else {
+        for round in unrolled(0..block.keys.groups / keys.ahead) {
+            for place in unrolled(0..keys.ahead) {
+                let group = round * keys.ahead + place;
+                score_group::<K>(block, sums, queries, keys.stage.unit::<K>(&block.keys, place), group);
+                if keys.ahead < block.keys.groups {
+                    /// its registers take the group that is as many behind
+                    if group + keys.ahead < block.keys.groups {
+                        keys.fetch::<K>(block, cache_k, page, place, group + keys.ahead);
                     }
                 }
             }
-        } else {
-            multiply_keys::<K>(block, sums, queries, loaded, group);
         }
     }
     for tile in unrolled(0..tiles) {
@@ -93,29 +85,44 @@ pub(super) fn score_unit<K: KvCodec>(
     }
 }
 
-/// Words of a page's keys up to which they are loaded a page ahead.
-const AHEAD: usize = 32;
+/// Scores of one group of a head's values, added to those of the groups before.
+#[tile_fn]
+fn score_group<K: KvCodec>(block: &Block, sums: Products<f32>, queries: Shared<u32>, loaded: Loaded, group: Val<u32>) {
+    let tiles = block.shape.tiles;
+    if K::SCALES == Scales::Position {
+        /// a key's scale multiplies its scores
+        let part = Products::<f32>::zeros(tiles);
+        multiply_keys::<K>(block, part, queries, loaded, group);
+        for row in 0..Products::<f32>::lane_rows() {
+            let scale = loaded.scale(row);
+            for tile in unrolled(0..tiles) {
+                for slot in 0..Products::<f32>::lane_columns() {
+                    let score = fma(part.at(tile).get(row, slot), scale, sums.at(tile).get(row, slot));
+                    sums.at(tile).set(row, slot, score);
+                }
+            }
+        }
+    } else {
+        multiply_keys::<K>(block, sums, queries, loaded, group);
+    }
+}
 
 /// Where the keys of a page are when they are scored.
 #[derive(Clone, Copy)]
 pub(super) struct Keys {
     stage: Stage,
     tables: [Val<u32>; 2],
-    /// Loaded a page ahead: few enough registers hold them.
-    pub is_ahead: bool,
+    /// Groups that are loaded before the page's turn comes; the others follow in the registers of those that are scored.
+    pub ahead: usize,
 }
 
 impl Keys {
+    /// With registers for `ahead` groups.
     #[tile_fn]
-    pub(super) fn new<K: KvCodec>(block: &Block) -> Self {
-        let is_ahead = block.keys.words() * block.keys.groups <= AHEAD;
+    pub(super) fn new<K: KvCodec>(block: &Block, ahead: usize) -> Self {
         let tables = K::tables();
-        let stage = Stage::new::<K>(&block.keys, if is_ahead { block.keys.groups } else { 1 }, tables);
-        Self {
-            stage,
-            tables,
-            is_ahead,
-        }
+        let stage = Stage::new::<K>(&block.keys, ahead.max(1), tables);
+        Self { stage, tables, ahead }
     }
 
     /// Where this lane finds this warp's unit of the first group of a page.
@@ -125,14 +132,19 @@ impl Keys {
         block.keys.lane_starts::<K>(first)
     }
 
-    /// Loads one group of a page's keys, if they are to be loaded ahead.
+    /// Loads one group of a page's keys to a place of the stage.
     #[tile_fn]
-    pub(super) fn fetch<K: KvCodec>(&self, block: &Block, cache_k: In<u8>, page: Val<u64>, group: Val<u32>) {
-        if self.is_ahead {
-            let starts = self.starts::<K>(block, page);
-            let distance = block.keys.group_distance(group);
-            self.stage.fetch::<K>(&block.keys, cache_k, &starts, group, distance);
-        }
+    pub(super) fn fetch<K: KvCodec>(
+        &self,
+        block: &Block,
+        cache_k: In<u8>,
+        page: Val<u64>,
+        place: Val<u32>,
+        group: Val<u32>,
+    ) {
+        let starts = self.starts::<K>(block, page);
+        let distance = block.keys.group_distance(group);
+        self.stage.fetch::<K>(&block.keys, cache_k, &starts, place, distance);
     }
 }
 

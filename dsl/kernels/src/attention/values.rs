@@ -19,30 +19,22 @@ pub(super) struct Running {
     pub total: Registers<f32>,
 }
 
-/// Words of a warp's values of a page up to which they are loaded while scores are exchanged.
-const EARLY: usize = 32;
-
 /// Where a warp's values of a page are when they are weighed.
 #[derive(Clone, Copy)]
 pub(super) struct Values {
     stage: Stage,
     tables: [Val<u32>; 2],
-    /// Loaded while scores are exchanged: few enough registers hold them.
-    is_early: bool,
+    /// Units that are loaded while scores are exchanged; the others follow in the registers of those that are weighed.
+    ahead: usize,
 }
 
 impl Values {
+    /// With registers for `ahead` units.
     #[tile_fn]
-    pub(super) fn new<V: KvCodec>(block: &Block) -> Self {
-        let units = block.value_units();
-        let is_early = block.values.words() * units <= EARLY;
+    pub(super) fn new<V: KvCodec>(block: &Block, ahead: usize) -> Self {
         let tables = V::tables();
-        let stage = Stage::new::<V>(&block.values, if is_early { units } else { 1 }, tables);
-        Self {
-            stage,
-            tables,
-            is_early,
-        }
+        let stage = Stage::new::<V>(&block.values, ahead.max(1), tables);
+        Self { stage, tables, ahead }
     }
 
     /// Where this lane finds this warp's first unit of a page.
@@ -52,16 +44,20 @@ impl Values {
         block.values.lane_starts::<V>(block.values.unit(page, group, unit))
     }
 
-    /// Loads a page's values, if they are to be loaded early.
+    /// Loads the units of a page that are loaded ahead.
     #[tile_fn]
-    pub(super) fn fetch<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>) {
-        if self.is_early {
-            let starts = self.starts::<V>(block, page);
-            for unit in unrolled(0..block.value_units()) {
-                let distance = unit.to::<u64>() * block.values.bytes;
-                self.stage.fetch::<V>(&block.values, cache_v, &starts, unit, distance);
-            }
+    pub(super) fn fetch_ahead<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>) {
+        for unit in unrolled(0..self.ahead) {
+            self.fetch::<V>(block, cache_v, page, unit, unit);
         }
+    }
+
+    /// Loads one unit of a page to a place of the stage.
+    #[tile_fn]
+    fn fetch<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>, place: Val<u32>, unit: Val<u32>) {
+        let starts = self.starts::<V>(block, page);
+        let distance = unit.to::<u64>() * block.values.bytes;
+        self.stage.fetch::<V>(&block.values, cache_v, &starts, place, distance);
     }
 }
 
@@ -102,28 +98,35 @@ pub(super) fn add_values<V: KvCodec>(
     shrink_sums(block, sums, shrink);
 
     let (_, first_unit) = value_part(block);
-    for unit in unrolled(0..block.value_units()) {
-        let stage = if values.is_early {
-            values.stage
-        } else {
-            Stage::new::<V>(&block.values, 1, values.tables)
-        };
-        let place = if values.is_early { unit } else { u32(0) };
-        if !values.is_early {
-            let distance = unit.to::<u64>() * block.values.bytes;
-            stage.fetch::<V>(
-                &block.values,
-                cache_v,
-                &values.starts::<V>(block, page),
-                place,
-                distance,
-            );
-        }
-        let loaded = stage.unit::<V>(&block.values, place);
+    let weigh = |loaded: Loaded, unit: Val<u32>| {
         let weights = Registers::<u32>::undefined_2d(V::TERMS * tiles, runs / 2);
         make_weights::<V>(block, running, weights, scores, first_column, loaded, first_unit + unit);
         multiply_values::<V>(block, sums, loaded, weights);
-        after_unit(unit);
+    };
+    let units = block.value_units();
+    if values.ahead == 0 {
+        for unit in unrolled(0..units) {
+            let stage = Stage::new::<V>(&block.values, 1, values.tables);
+            let starts = values.starts::<V>(block, page);
+            let distance = unit.to::<u64>() * block.values.bytes;
+            stage.fetch::<V>(&block.values, cache_v, &starts, u32(0), distance);
+            weigh(stage.unit::<V>(&block.values, u32(0)), unit);
+            after_unit(unit);
+        }
+    } else {
+        for round in unrolled(0..units / values.ahead) {
+            for place in unrolled(0..values.ahead) {
+                let unit = round * values.ahead + place;
+                weigh(values.stage.unit::<V>(&block.values, place), unit);
+                if values.ahead < units {
+                    /// its registers take the unit that is as many behind
+                    if unit + values.ahead < units {
+                        values.fetch::<V>(block, cache_v, page, place, unit + values.ahead);
+                    }
+                }
+                after_unit(unit);
+            }
+        }
     }
 }
 

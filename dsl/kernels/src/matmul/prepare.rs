@@ -45,6 +45,7 @@ impl PreparedRows {
 }
 
 /// A row that a block holds in registers: each thread has `chunks` times four of its values.
+#[derive(Clone)]
 struct Row {
     values: Registers<f32>,
     chunks: usize,
@@ -83,6 +84,26 @@ impl Row {
         row
     }
 
+    /// Row `block_index()` of a branch that comes in `parts` parts, [parts, rows, cols]: their sum, in order.
+    #[tile_fn]
+    fn load_branch(branch: In<f32>, cols: Val<u32>, chunks: usize, threads: usize, parts: usize) -> Self {
+        let row = Self::load(branch, block_index() * cols, cols, chunks, threads);
+        if parts > 1 {
+            let others = (1..parts)
+                .map(|part: usize| {
+                    let first = (grid_size() * part + block_index()) * cols;
+                    Self::load(branch, first, cols, chunks, threads)
+                })
+                .collect::<Vec<Self>>();
+            for value in unrolled(0..chunks * 4) {
+                for part in 0..parts - 1 {
+                    row.values[value] = row.values[value] + others[part].values[value];
+                }
+            }
+        }
+        row
+    }
+
     /// 1 / sqrt(mean(x^2) + eps), on every thread. `partial` has an entry for each warp.
     #[tile_fn]
     fn norm(&self, cols: Val<u32>, eps: Val<f32>, partial: Shared<f32>) -> Val<f32> {
@@ -95,11 +116,10 @@ impl Row {
             partial[warp_index()] = of_warp;
         }
         barrier();
-        let mut total = f32(0.0);
-        for warp in unrolled(0..self.threads / 32) {
-            total += partial[warp];
-        }
-        (total / cols.to::<f32>() + eps).rsqrt()
+        let of_warps = (0..self.threads / 32)
+            .map(|warp: usize| partial[warp])
+            .collect::<Vec<Val<f32>>>();
+        (pairwise_sum(of_warps) / cols.to::<f32>() + eps).rsqrt()
     }
 
     /// Stores the row as f32.
@@ -149,6 +169,20 @@ impl Row {
             self.values[value] = fma(normed, weights.values[value], self.values[value]).mul_unfused(scale);
         }
     }
+}
+
+/// Neighbours added, then neighbours of these, and so on: few additions wait for each other.
+fn pairwise_sum(mut values: Vec<Val<f32>>) -> Val<f32> {
+    while values.len() > 1 {
+        values = values
+            .chunks(2)
+            .map(|pair| match pair {
+                [a, b] => *a + *b,
+                rest => rest[0],
+            })
+            .collect();
+    }
+    values[0]
 }
 
 /// One block per row: x as int8.
@@ -210,11 +244,11 @@ pub fn prepare_norm(
     values.prepare(&to, row, tiles);
 }
 
-/// One block per row: x = (x + norm(branch) * w) * scale, and that as int8.
+/// One block per row: x = (x + norm(branch) * w) * scale, and that as int8. The branch is the sum of `parts` parts.
 #[kernel(threads = threads)]
 pub fn prepare_residual(
     #[shape(rows, cols)] x: InOut<f32>,
-    #[shape(rows, cols)] branch: In<f32>,
+    #[shape(parts, rows, cols)] branch: In<f32>,
     #[shape(cols)] w: In<f32>,
     #[shape(tiles, stride, 64)] words: Out<u32>,
     #[shape(tiles, stride, 8)] scales: Out<f32>,
@@ -225,6 +259,7 @@ pub fn prepare_residual(
     scale: f32,
     #[comptime] threads: usize,
     #[comptime] chunks: usize,
+    #[comptime] parts: usize,
 ) {
     trigger_dependents();
     let row = block_index();
@@ -238,18 +273,19 @@ pub fn prepare_residual(
     let partial = Shared::<f32>::new(threads / 32);
     let weights = Row::load(w, u32(0), cols, chunks, threads);
     wait_for_prerequisites();
-    let added = Row::load(branch, row * cols, cols, chunks, threads);
+    let added = Row::load_branch(branch, cols, chunks, threads, parts);
     let values = Row::load(x, row * cols, cols, chunks, threads);
     values.add_branch(&added, added.norm(cols, eps, partial), &weights, scale);
     values.store(x, row * cols, cols);
     values.prepare(&to, row, tiles);
 }
 
-/// One block per row: x = (x + norm(branch) * w) * scale, then norm(x) * next_w as int8 and, if `keep`, as f32.
+/// One block per row: x = (x + norm(branch) * w) * scale, then norm(x) * next_w as int8 and, if `keep`, as f32. The branch is
+/// the sum of `parts` parts.
 #[kernel(threads = threads)]
 pub fn prepare_residual_norm(
     #[shape(rows, cols)] x: InOut<f32>,
-    #[shape(rows, cols)] branch: In<f32>,
+    #[shape(parts, rows, cols)] branch: In<f32>,
     #[shape(cols)] w: In<f32>,
     #[shape(cols)] next_w: In<f32>,
     #[shape(rows, cols)] normed: Out<f32>,
@@ -263,6 +299,7 @@ pub fn prepare_residual_norm(
     #[comptime] threads: usize,
     #[comptime] chunks: usize,
     #[comptime] keep: bool,
+    #[comptime] parts: usize,
 ) {
     trigger_dependents();
     let row = block_index();
@@ -278,7 +315,7 @@ pub fn prepare_residual_norm(
     let weights = Row::load(w, u32(0), cols, chunks, threads);
     let next_weights = Row::load(next_w, u32(0), cols, chunks, threads);
     wait_for_prerequisites();
-    let added = Row::load(branch, row * cols, cols, chunks, threads);
+    let added = Row::load_branch(branch, cols, chunks, threads, parts);
     let values = Row::load(x, row * cols, cols, chunks, threads);
     values.add_branch(&added, added.norm(cols, eps, branch_sums), &weights, scale);
     values.store(x, row * cols, cols);
@@ -300,6 +337,14 @@ const KEEP: Parameter = choice(
     "false",
     "whether the normed row is stored as f32, too: true or false",
 );
+
+const PARTS: Parameter = choice("parts", "1", "parts whose sum is the branch, 1 to 8");
+
+fn parts(settings: &Settings) -> Result<usize, SettingError> {
+    let parts = settings.number("parts")?;
+    settings.require("parts", (1..=8).contains(&parts), "1 to 8")?;
+    Ok(parts)
+}
 
 /// Threads of a block and chunks of a thread.
 fn division(settings: &Settings) -> Result<(usize, usize), SettingError> {
@@ -357,13 +402,16 @@ pub const NORM: Entry = Entry {
 /// Registration of [`prepare_residual`].
 pub const RESIDUAL: Entry = Entry {
     name: "prepare_residual",
-    parameters: &[THREADS, CHUNKS],
-    build: |settings| division(settings).map(|(threads, chunks)| prepare_residual(threads, chunks)),
+    parameters: &[THREADS, CHUNKS, PARTS],
+    build: |settings| {
+        let (threads, chunks) = division(settings)?;
+        Ok(prepare_residual(threads, chunks, parts(settings)?))
+    },
     example: |settings, random| {
         let ([rows, cols, stride], outputs) = shape(settings, random)?;
         let mut arguments = vec![
             random.floats("f32", rows * cols),
-            random.floats("f32", rows * cols),
+            random.floats("f32", parts(settings)? * rows * cols),
             random.floats("f32", cols),
         ];
         arguments.extend(outputs);
@@ -379,7 +427,7 @@ pub const RESIDUAL: Entry = Entry {
 /// Registration of [`prepare_residual_norm`].
 pub const RESIDUAL_NORM: Entry = Entry {
     name: "prepare_residual_norm",
-    parameters: &[THREADS, CHUNKS, KEEP],
+    parameters: &[THREADS, CHUNKS, KEEP, PARTS],
     build: |settings| {
         let (threads, chunks) = division(settings)?;
         let keep = match settings.text("keep")? {
@@ -387,13 +435,13 @@ pub const RESIDUAL_NORM: Entry = Entry {
             "false" => false,
             other => return Err(settings.unsupported("keep", other, &["true", "false"])),
         };
-        Ok(prepare_residual_norm(threads, chunks, keep))
+        Ok(prepare_residual_norm(threads, chunks, keep, parts(settings)?))
     },
     example: |settings, random| {
         let ([rows, cols, stride], outputs) = shape(settings, random)?;
         let mut arguments = vec![
             random.floats("f32", rows * cols),
-            random.floats("f32", rows * cols),
+            random.floats("f32", parts(settings)? * rows * cols),
             random.floats("f32", cols),
             random.floats("f32", cols),
             Argument::output(rows * cols * 4),

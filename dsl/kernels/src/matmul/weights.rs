@@ -48,7 +48,7 @@ pub struct Packing {
 /// Kernels over packed matrices of a format, each of a tiling.
 pub struct Int8Products {
     /// [`packed_product`](product::packed_product)
-    pub product: fn(Tiling) -> KernelDef,
+    pub product: fn(Tiling, usize) -> KernelDef,
     /// [`packed_pair`](product::packed_pair) with a second matrix in Q6_K.
     pub pair: fn(Tiling) -> KernelDef,
     /// [`packed_gated`](gated::packed_gated)

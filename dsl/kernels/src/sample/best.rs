@@ -52,6 +52,8 @@ pub fn chunk_best(
     cols: u32,
     #[comptime] split: Split,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let share = Share::of_block(cols, split);
     let mut key = u32(0);
     let mut token = u32(NOT_A_NUMBER);
@@ -105,6 +107,8 @@ pub fn best_token(
     #[shape(rows)] chosen: Out<u32>,
     chunks: u32,
 ) {
+    trigger_dependents();
+    wait_for_prerequisites();
     let row = block_index();
     let choice = best_of_chunks(keys, tokens, row, chunks).choice();
     if lane_index() == 0 {

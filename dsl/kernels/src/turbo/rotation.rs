@@ -41,18 +41,23 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
             other.sub_unfused(coordinate),
         );
     }
-    /// butterflies between warps
-    for distance in [32, 64] {
-        exchange[thread] = coordinate;
-        barrier();
-        let other = exchange[thread ^ distance];
-        barrier();
-        coordinate = select(
-            thread & distance == 0,
-            coordinate.add_unfused(other),
-            other.sub_unfused(coordinate),
-        );
-    }
+    /// butterflies between warps: both at once, for which a thread repeats what the one 64 away adds
+    exchange[thread] = coordinate;
+    barrier();
+    let others = [32, 64, 96].map(|distance: u32| exchange[thread ^ distance]);
+    barrier();
+    let is_lower = thread & 32 == 0;
+    let own = select(
+        is_lower,
+        coordinate.add_unfused(others[0]),
+        others[0].sub_unfused(coordinate),
+    );
+    let other = select(
+        is_lower,
+        others[1].add_unfused(others[2]),
+        others[2].sub_unfused(others[1]),
+    );
+    coordinate = select(thread & 64 == 0, own.add_unfused(other), other.sub_unfused(own));
     let factor = with_sign(f32(NORMALISE), word_of(second, thread / 32 % 4), lane);
     coordinate.mul_unfused(factor)
 }
@@ -62,7 +67,8 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
 pub fn ordered_sum(terms: Shared<f32>, thread: Val<u32>) -> Val<f32> {
     let first = thread / GROUP * GROUP;
     let mut sum = f32(0.0);
-    for i in device_range(0, GROUP / 4) {
+    /// additions wait for each other, so that more rounds at once gain nothing and cost a cache of instructions
+    for i in unrolled_by(8, 0..GROUP / 4) {
         let four = terms.load_as::<Pack<f32, 4>>(first + i * 4);
         for j in 0..4 {
             sum = sum.add_unfused(four.component(j));

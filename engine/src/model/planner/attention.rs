@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tilekiln_dsl::target::Target;
+use tilekiln_kernels::attention::combine::CombineShape;
 use tilekiln_kernels::attention::pages::PAGE;
 use tilekiln_kernels::attention::partition::{self, NO_WINDOW};
 use tilekiln_kernels::attention::shapes::{self, Chosen};
@@ -17,6 +18,8 @@ use crate::plan::{BufferId, BufferKind, BufferTable, Cost, Count, Machine, Opera
 
 /// Rows of a sequence that plans for decoding are made for.
 const DECODE_ROWS: [usize; 4] = [1, 2, 4, 8];
+/// … and the most that one of their groups has.
+const MOST_ROWS: usize = 8;
 /// Values that one block of the combination takes.
 const SLICE: usize = 128;
 
@@ -577,7 +580,15 @@ impl Planner<'_> {
         if is_int8 {
             operands.push(Operand::Number(self.scratch.stride as u32));
         }
-        let settings = [format!("slice={slice}"), format!("rotated={is_rotated}")];
+        // the same for all plans, because the order of additions depends on it
+        let most = partition::chunks(self.attention.steps.context, window(layer), MOST_ROWS);
+        let CombineShape { warps, ahead, .. } = CombineShape::of(slice, is_rotated, most);
+        let settings = [
+            format!("slice={slice}"),
+            format!("rotated={is_rotated}"),
+            format!("warps={warps}"),
+            format!("ahead={ahead}"),
+        ];
         let blocks = Count::Fixed((chosen.columns * stored / slice) as u32);
         let values = self.shape.heads * stored;
         let cost = Cost {

@@ -8,7 +8,7 @@ use tilekiln_runtime::device::Properties;
 
 use super::tuning::Tuning;
 use crate::model::Precision;
-use crate::plan::Plan;
+use crate::plan::{Plan, Product};
 
 /// Rows that share one read of the weights in products with weights in the layout of the file.
 const UNPACKED_TILES: [u32; 4] = [1, 2, 4, 8];
@@ -20,6 +20,8 @@ const MOST_ROWS: usize = 32;
 const MOST_WARPS: usize = 10;
 /// Warps of a block with many tiles along k.
 const USUAL_WARPS: usize = 8;
+/// Parts of k with results of their own, at most: each is written, and read and added by whoever takes them.
+pub const MOST_PARTS: usize = 4;
 
 /// What plans are made for.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +104,8 @@ pub struct Work {
     pub units: usize,
     /// Groups of such a unit.
     pub groups_of_unit: usize,
+    /// Whether whoever takes the results adds parts of k.
+    pub may_be_split: bool,
 }
 
 impl Work {
@@ -132,6 +136,17 @@ impl Work {
             cols,
             units,
             groups_of_unit,
+            may_be_split: false,
+        })
+    }
+
+    /// That of a product.
+    pub fn of_product(product: &Product) -> Option<Self> {
+        let matrices = product.formats().zip(product.rows.iter().copied());
+        let work = Self::of(matrices, product.cols, product.groups_of_unit)?;
+        Some(Self {
+            may_be_split: product.may_be_split,
+            ..work
         })
     }
 }
@@ -143,6 +158,8 @@ pub struct Division {
     pub tiling: Tiling,
     /// Blocks.
     pub blocks: usize,
+    /// Equal parts of k with results of their own.
+    pub parts: usize,
 }
 
 /// The smallest number at most `most` that gives no one more of `count` things to do than `most` would.
@@ -161,8 +178,13 @@ impl Chip<'_> {
     /// with the most column tiles, whatever `columns` is. A second tile for each warp is under way where there is one.
     /// Registers are not limited for the sake of a second block beside the first: the next launch's block finds room in
     /// time without. Measured on 132 units with E4B's products: docs/perf-log.md.
+    ///
+    /// Where k may be split, it is in as few parts as leave the busiest block within a tenth of the fewest tiles that any
+    /// number of parts leaves it: groups of rows seldom are a multiple of the units.
     pub fn divide(&self, work: &Work, columns: usize) -> Division {
-        let tiles = tiles_across(work.cols);
+        let parts = self.parts(work);
+        let tiles = tiles_across(work.cols) / parts;
+        let units = work.units * parts;
         let tiling = |warps: usize, slots: usize, columns: usize| Tiling {
             warps,
             slots,
@@ -178,15 +200,26 @@ impl Chip<'_> {
             .find(|warps| fits(tiling(*warps, 1, most_columns)));
         let usual = if tiles > MOST_WARPS { USUAL_WARPS } else { MOST_WARPS };
         let warps = evenly(tiles, most_warps.unwrap_or(1).min(usual));
-        let blocks = work.units.clamp(1, self.units.max(1));
-        let tiles_of_warp = tiles.div_ceil(warps) * work.units.div_ceil(blocks) * work.groups_of_unit;
+        let blocks = units.clamp(1, self.units.max(1));
+        let tiles_of_warp = tiles.div_ceil(warps) * units.div_ceil(blocks) * work.groups_of_unit;
         let slots = if tiles_of_warp > 1 && !work.halves && fits(tiling(warps, 2, columns)) {
             2
         } else {
             1
         };
         let tiling = tiling(warps, slots, columns);
-        Division { tiling, blocks }
+        Division { tiling, blocks, parts }
+    }
+
+    /// Parts into which k is split.
+    pub fn parts(&self, work: &Work) -> usize {
+        let tiles = tiles_across(work.cols);
+        let most = if work.may_be_split { MOST_PARTS } else { 1 };
+        let possible = || (1..=most).filter(|parts| tiles.is_multiple_of(*parts));
+        // tiles of the busiest block
+        let busiest = |parts: usize| (work.units * parts).div_ceil(self.units.max(1)) * (tiles / parts);
+        let least = possible().map(busiest).min().unwrap_or(tiles);
+        possible().find(|parts| 10 * busiest(*parts) <= 11 * least).unwrap_or(1)
     }
 }
 
@@ -198,6 +231,32 @@ mod tests {
 
     fn work(codec: &str, [rows, cols]: [usize; 2], groups_of_unit: usize) -> Work {
         Work::of([(codec, rows)], cols, groups_of_unit).unwrap()
+    }
+
+    /// E2B, E4B, 12B and 31B's down projections on an H100.
+    #[test]
+    fn few_rows_are_split_along_k() {
+        let target = TARGETS.iter().find(|target| target.name == "sm_90").unwrap();
+        for (units, shape, want) in [
+            (132, [1536, 6144], [2, 96]),
+            (132, [2560, 10240], [4, 132]),
+            (132, [3840, 15360], [1, 120]),
+            (132, [5376, 21504], [3, 132]),
+            (16, [2560, 10240], [1, 16]),
+        ] {
+            let chip = Chip::new(target, units);
+            let work = Work {
+                may_be_split: true,
+                ..work("q4_k", shape, 1)
+            };
+            let Division { blocks, parts, .. } = chip.divide(&work, 1);
+            assert_eq!([parts, blocks], want, "{shape:?} on {units} units");
+            let whole = Work {
+                may_be_split: false,
+                ..work
+            };
+            assert_eq!(chip.divide(&whole, 1).parts, 1);
+        }
     }
 
     /// Warps, slots, blocks beside each other, and grid of E4B's products on an H100: those that `benches/products.rs`
@@ -217,7 +276,7 @@ mod tests {
             ("head", work("q6_k", [262_144, 2560], 1), [10, 2, 1, 132]),
             ("ple model", work("f16", [10752, 2560], 1), [10, 1, 1, 132]),
         ] {
-            let Division { tiling, blocks } = chip.divide(&work, 1);
+            let Division { tiling, blocks, .. } = chip.divide(&work, 1);
             assert_eq!([tiling.warps, tiling.slots, tiling.blocks, blocks], want, "{name}");
         }
     }

@@ -48,13 +48,14 @@ impl Planner<'_> {
             forms: Forms::of(weights.gate_up.matrices()),
         };
         let post_attention = weights.post_attention_norm;
-        let x = self.end_branch(&label("post_attention_norm"), post_attention, 1.0, Next::Norm(norm));
-        self.feed_forward(layer, weights, x);
+        let x = self.end_branch(&label("post_attention_norm"), post_attention, 1.0, 1, Next::Norm(norm));
         let (Some(ple), Some((index, embeddings))) = (&weights.ple, context.embeddings) else {
-            return self.end_branch(&label("out"), weights.post_ffw_norm, weights.scale, next);
+            let parts = self.feed_forward(layer, weights, x, next);
+            return self.end_branch(&label("out"), weights.post_ffw_norm, weights.scale, parts, next);
         };
         let residual = Next::Residual(Forms::of([&ple.gate]));
-        let x = self.end_branch(&label("post_ffw_norm"), weights.post_ffw_norm, 1.0, residual);
+        let parts = self.feed_forward(layer, weights, x, residual);
+        let x = self.end_branch(&label("post_ffw_norm"), weights.post_ffw_norm, 1.0, parts, residual);
         let width = ple.gate.rows;
         let factor = Factor {
             buffer: embeddings,
@@ -62,7 +63,7 @@ impl Planner<'_> {
             offset: width * index,
         };
         self.inject(&weights.name, [&ple.gate, &ple.project], factor, x);
-        self.end_branch(&label("out"), ple.post_norm, weights.scale, next)
+        self.end_branch(&label("out"), ple.post_norm, weights.scale, 1, next)
     }
 
     /// Attention of one layer: projections, per-head norms, rotation, cache, attention, output projection. Formula:
@@ -107,14 +108,18 @@ impl Planner<'_> {
         self.products(&weights.name, attended, &output);
     }
 
-    /// The dense feed-forward network of one layer. Formula: Gemma 4, step 3g.
-    fn feed_forward(&mut self, layer: &Layer, weights: &LayerWeights, x: Rows) {
+    /// The dense feed-forward network of one layer; `next` comes behind it. Returns in how many parts its results are.
+    /// Formula: Gemma 4, step 3g.
+    fn feed_forward(&mut self, layer: &Layer, weights: &LayerWeights, x: Rows, next: Next<'_>) -> usize {
         let scratch = *self.scratch;
         let name = &weights.name;
         match &weights.gate_up {
             GateUp::InTurns(both) => {
                 self.packed_gated(&format!("{name}.ffn_gate_up"), both);
                 let label = format!("{name}.ffn_down");
+                if self.adds_parts(next) {
+                    return self.packed_product_in_parts(&label, &weights.down, scratch.gated_prepared, scratch.branch);
+                }
                 self.packed_product(&label, &[&weights.down], scratch.gated_prepared, scratch.branch);
             }
             GateUp::Separate { gate, up } => {
@@ -131,6 +136,7 @@ impl Planner<'_> {
                 self.products(name, Rows::floats(scratch.gated), &down);
             }
         }
+        1
     }
 
     /// The per-layer embedding's branch. Formula: Gemma 4, step 3h.

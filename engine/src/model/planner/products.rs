@@ -81,7 +81,20 @@ impl Planner<'_> {
 
     /// One launch over one packed matrix, or over two that take the same rows: results are rows of both.
     pub fn packed_product(&mut self, label: &str, matrices: &[&Weight], x: Prepared, y: BufferId) {
-        let Some(work) = work(matrices, 1) else { return };
+        if let Some(work) = work(matrices, 1) {
+            self.push_product(label, matrices, work, x, y);
+        }
+    }
+
+    /// One launch over one packed matrix; returns in how many parts the results come, to be added by whoever takes them.
+    pub fn packed_product_in_parts(&mut self, label: &str, matrix: &Weight, x: Prepared, y: BufferId) -> usize {
+        let matrices = [matrix];
+        let Some(mut work) = work(&matrices, 1) else { return 1 };
+        work.may_be_split = true;
+        self.push_product(label, &matrices, work, x, y)
+    }
+
+    fn push_product(&mut self, label: &str, matrices: &[&Weight], work: Work, x: Prepared, y: BufferId) -> usize {
         let (kernel, format) = match matrices {
             [one] => ("packed_product", vec![format!("weight={}", one.codec)]),
             _ => {
@@ -96,7 +109,7 @@ impl Planner<'_> {
         operands.extend(matrices.iter().map(|weight| Operand::Number(weight.rows as u32)));
         let rows: usize = matrices.iter().map(|weight| weight.rows).sum();
         let activations = int8_bytes(work.cols) + FLOAT * rows;
-        self.push_packed(label, kernel, format, matrices, work, operands, activations);
+        self.push_packed(label, kernel, format, matrices, work, operands, activations)
     }
 
     fn packed_halves(&mut self, label: &str, half: &str, weight: &Weight, y: BufferId) {
@@ -138,7 +151,7 @@ impl Planner<'_> {
         }
     }
 
-    /// A launch over packed matrices: `operands` up to the number of rows or units.
+    /// A launch over packed matrices: `operands` up to the number of rows or units. Returns the parts of the results.
     #[allow(clippy::too_many_arguments)]
     fn push_packed(
         &mut self,
@@ -149,7 +162,7 @@ impl Planner<'_> {
         work: Work,
         mut operands: Vec<Operand>,
         activation_bytes: usize,
-    ) {
+    ) -> usize {
         let columns = (self.tile as usize / self.chip.target.fragments.columns()).max(1);
         let product = Product {
             kernel: kernel.to_owned(),
@@ -157,16 +170,20 @@ impl Planner<'_> {
             rows: matrices.iter().map(|weight| weight.rows).collect(),
             cols: work.cols,
             groups_of_unit: work.groups_of_unit,
+            may_be_split: work.may_be_split,
         };
-        let (Division { tiling, blocks }, tuned) = self.chip.division(&product, &work, columns);
+        let (Division { tiling, blocks, parts }, tuned) = self.chip.division(&product, &work, columns);
         settings.extend([
             format!("warps={}", tiling.warps),
             format!("slots={}", tiling.slots),
             format!("columns={}", tiling.columns),
             format!("blocks={}", tiling.blocks),
         ]);
+        if parts > 1 {
+            settings.push(format!("parts={parts}"));
+        }
         operands.extend([
-            Operand::Number(tiles_across(work.cols) as u32),
+            Operand::Number((tiles_across(work.cols) / parts) as u32),
             Operand::Count(Count::ROWS),
             Operand::Number(self.scratch.stride as u32),
         ]);
@@ -176,7 +193,7 @@ impl Planner<'_> {
             rows_per_read: self.tile as usize,
             operations: rows * work.cols,
             unit: if work.halves { Unit::Matrix } else { Unit::Int8Matrix },
-            ..Cost::activations(activation_bytes)
+            ..Cost::activations(activation_bytes + (parts - 1) * FLOAT * rows)
         };
         let tiles = Count::Rows {
             times: 1,
@@ -191,6 +208,7 @@ impl Planner<'_> {
                 tuned,
             });
         }
+        parts
     }
 
     /// out = gelu(a) · b over rows of `cols`.

@@ -1,6 +1,6 @@
 //! Rows between products: norms, the ends of branches, and the forms in which products take rows.
 
-use super::{FLOAT, Planner, Prepared, Scratch, THREADS};
+use super::{FLOAT, Planner, Prepared, Scratch, Sharing, THREADS};
 use crate::model::Precision;
 use crate::model::weights::{Takes, Weight};
 use crate::plan::{BufferId, Cost, Count, Operand};
@@ -112,20 +112,28 @@ impl Planner<'_> {
         self.push(label, "rms_norm", &settings, grid, operands, cost);
     }
 
+    /// Whether the end of a branch adds parts of it. Prompts have rows enough to keep a chip busy, and parts are more to write
+    /// and read.
+    pub fn adds_parts(&self, next: Next<'_>) -> bool {
+        let is_prepared = matches!(next, Next::Norm(_) | Next::Residual(Forms { int8: true, .. }));
+        self.precision == Precision::Fast && is_prepared && matches!(self.sharing, Sharing::Decode(_))
+    }
+
     /// The end of a branch, x = (x + norm(branch; w)) · scale, and what comes behind it: one launch for both, unless
-    /// numbers are to be those of separate launches with f32 between them.
-    pub fn end_branch(&mut self, label: &str, w: BufferId, scale: f32, next: Next<'_>) -> Rows {
+    /// numbers are to be those of separate launches with f32 between them. The branch is the sum of `parts` parts, more than
+    /// one only where [`Self::adds_parts`] says so.
+    pub fn end_branch(&mut self, label: &str, w: BufferId, scale: f32, parts: usize, next: Next<'_>) -> Rows {
         let residual = Rows::floats(self.scratch.residual);
         match (self.precision, next) {
             (Precision::Fast, Next::Norm(norm)) => {
-                self.prepare_residual_norm(label, w, scale, norm);
+                self.prepare_residual_norm(label, w, scale, parts, norm);
                 Rows {
                     floats: norm.to,
                     is_prepared: true,
                 }
             }
             (Precision::Fast, Next::Residual(Forms { int8: true, .. })) => {
-                self.prepare_residual(label, w, scale);
+                self.prepare_residual(label, w, scale, parts);
                 Rows {
                     is_prepared: true,
                     ..residual
@@ -174,7 +182,7 @@ impl Planner<'_> {
         self.push_prepare(label, "prepare_norm", hidden, &[], operands, cost);
     }
 
-    fn prepare_residual(&mut self, label: &str, w: BufferId, scale: f32) {
+    fn prepare_residual(&mut self, label: &str, w: BufferId, scale: f32, parts: usize) {
         let Scratch { residual, branch, .. } = *self.scratch;
         let hidden = self.shape.hidden;
         let mut operands = [residual, branch, w].map(Operand::Buffer).to_vec();
@@ -183,12 +191,13 @@ impl Planner<'_> {
         let cost = Cost {
             weight_bytes: FLOAT * hidden,
             operations: 7 * hidden,
-            ..Cost::activations(3 * FLOAT * hidden + int8_bytes(hidden))
+            ..Cost::activations((2 + parts) * FLOAT * hidden + int8_bytes(hidden))
         };
-        self.push_prepare(label, "prepare_residual", hidden, &[], operands, cost);
+        let more = [format!("parts={parts}")];
+        self.push_prepare(label, "prepare_residual", hidden, &more, operands, cost);
     }
 
-    fn prepare_residual_norm(&mut self, label: &str, w: BufferId, scale: f32, norm: Norm<'_>) {
+    fn prepare_residual_norm(&mut self, label: &str, w: BufferId, scale: f32, parts: usize, norm: Norm<'_>) {
         let Scratch { residual, branch, .. } = *self.scratch;
         let hidden = self.shape.hidden;
         let mut operands = [residual, branch, w, norm.w, norm.to].map(Operand::Buffer).to_vec();
@@ -198,10 +207,10 @@ impl Planner<'_> {
         let cost = Cost {
             weight_bytes: 2 * FLOAT * hidden,
             operations: 10 * hidden,
-            ..Cost::activations(3 * FLOAT * hidden + int8_bytes(hidden) + kept)
+            ..Cost::activations((2 + parts) * FLOAT * hidden + int8_bytes(hidden) + kept)
         };
-        let keep = [format!("keep={}", norm.forms.floats)];
-        self.push_prepare(label, "prepare_residual_norm", hidden, &keep, operands, cost);
+        let more = [format!("keep={}", norm.forms.floats), format!("parts={parts}")];
+        self.push_prepare(label, "prepare_residual_norm", hidden, &more, operands, cost);
     }
 
     /// Rows of f32 as int8, in [`Scratch::prepared`].

@@ -4,6 +4,7 @@ use tilekiln_kernels::matmul::packed::halves::split_tile_bytes;
 use tilekiln_kernels::matmul::packed::product::token_stride;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCKS, TILE_COLS, tiles_across};
 
+use super::division::MOST_PARTS;
 use crate::model::Precision;
 use crate::model::config::{Layer, Shape};
 use crate::plan::{BufferId, BufferKind, BufferTable};
@@ -58,7 +59,7 @@ pub struct Scratch {
     pub value: BufferId,
     /// What attention gives, all heads.
     pub attended: BufferId,
-    /// What a branch of a layer adds to the residual stream.
+    /// What a branch of a layer adds to the residual stream, in parts.
     pub branch: BufferId,
     /// Gate projection.
     pub gate: BufferId,
@@ -91,7 +92,7 @@ impl Scratch {
         let normed = scratch("normed", shape.hidden);
         let [query, attended] = [("query", joined), ("attended", query)].map(|(name, width)| scratch(name, width));
         let [key, value] = ["key", "value"].map(|name| scratch(name, key));
-        let branch = scratch("branch", shape.hidden);
+        let branch = scratch("branch", MOST_PARTS * shape.hidden);
         let [gate, up, gated] = ["gate", "up", "gated"].map(|name| scratch(name, ffn));
         let stride = token_stride(table.max_rows);
         let mut tiles = |name: &str, cols: usize, bytes: usize| {

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use tilekiln_dsl::target::Target;
 use tilekiln_kernels::matmul::packed::stream::Tiling;
 
-use super::division::{Chip, Division, Work, column_tiles};
+use super::division::{Chip, Division, MOST_PARTS, Work, column_tiles};
 use crate::plan::Product;
 
 /// Warps that a block can have.
@@ -59,8 +59,8 @@ pub struct Tuning {
 }
 
 impl Tuned {
-    /// The division with so many column tiles.
-    pub fn division(&self, columns: usize) -> Option<Division> {
+    /// The division with so many column tiles, of a product that is split into `parts` along k.
+    pub fn division(&self, columns: usize, parts: usize) -> Option<Division> {
         let tile = self.tiles.iter().find(|tile| tile.columns == columns)?;
         let tiling = Tiling {
             warps: self.warps,
@@ -71,6 +71,7 @@ impl Tuned {
         Some(Division {
             tiling,
             blocks: tile.blocks,
+            parts,
         })
     }
 
@@ -79,13 +80,12 @@ impl Tuned {
     /// # Errors
     /// The reason why not.
     fn check(&self, product: &Product, target: &Target) -> Result<(), String> {
-        let matrices = product.formats().zip(product.rows.iter().copied());
         let sizes = [product.cols, product.groups_of_unit];
         if let Some(size) = product.rows.iter().chain(&sizes).find(|size| **size > LARGEST) {
             return Err(format!("no matrix has a side of {size}"));
         }
         let is_complete = product.settings.len() == product.rows.len() && GROUPS.contains(&product.groups_of_unit);
-        let work = Work::of(matrices, product.cols, product.groups_of_unit);
+        let work = Work::of_product(product);
         let Some(work) = work.filter(|_| is_complete && product.usual_kernel().is_some()) else {
             return Err("there is no such kernel over packed matrices of these formats".to_owned());
         };
@@ -107,8 +107,9 @@ impl Tuned {
         }
         for tile in &self.tiles {
             within("slots", tile.slots, SLOTS)?;
-            within("blocks", tile.blocks, 1..=work.units)?;
-            let Some(Division { tiling, .. }) = self.division(tile.columns) else {
+            let parts = if work.may_be_split { MOST_PARTS } else { 1 };
+            within("blocks", tile.blocks, 1..=work.units * parts)?;
+            let Some(Division { tiling, .. }) = self.division(tile.columns, 1) else {
                 continue;
             };
             let bytes = tiling.shared_bytes(work.footprint, work.groups_of_unit, target);
@@ -150,15 +151,16 @@ impl Tuning {
         self.products.is_empty()
     }
 
-    fn find(&self, product: &Product, columns: usize) -> Option<Division> {
-        self.products.get(product)?.division(columns)
+    fn find(&self, product: &Product, columns: usize, parts: usize) -> Option<Division> {
+        self.products.get(product)?.division(columns, parts)
     }
 }
 
 impl Chip<'_> {
     /// How a product is divided with so many column tiles: as it was measured, else by rule. Also says whether it was.
     pub(super) fn division(&self, product: &Product, work: &Work, columns: usize) -> (Division, bool) {
-        match self.tuning.and_then(|tuning| tuning.find(product, columns)) {
+        let parts = self.parts(work);
+        match self.tuning.and_then(|tuning| tuning.find(product, columns, parts)) {
             Some(division) => (division, true),
             None => (self.divide(work, columns), false),
         }
@@ -180,6 +182,7 @@ mod tests {
             rows: vec![2560],
             cols: 10_240,
             groups_of_unit: 1,
+            may_be_split: false,
         }
     }
 
@@ -201,10 +204,7 @@ mod tests {
     fn what_was_measured_comes_first() {
         let tuning = Tuning::new(sm_90(), [(down(), tuned(14, &TILES))]).unwrap();
         let chip = Chip::new(sm_90(), 132).tuned(Some(&tuning));
-        let work = |product: &Product| {
-            let matrices = product.formats().zip(product.rows.iter().copied());
-            Work::of(matrices, product.cols, product.groups_of_unit).unwrap()
-        };
+        let work = |product: &Product| Work::of_product(product).unwrap();
         for [columns, slots, blocks] in TILES {
             let (division, tuned) = chip.division(&down(), &work(&down()), columns);
             let Tiling { warps, slots: s, .. } = division.tiling;

@@ -48,14 +48,16 @@ fn selected(kernel: &str, format: BlockFormat) -> String {
     format!("{key}={}", Format::Blocks(format).name())
 }
 
-/// The settings of a kernel over weights that `weight` selects.
-fn settings(weight: &str, [warps, slots, columns]: Division) -> [String; 4] {
-    [
-        weight.to_owned(),
+/// The settings of a kernel over weights that `selected` names, with what else belongs to the meaning of its results behind a
+/// comma.
+fn settings(selected: &str, [warps, slots, columns]: Division) -> Vec<String> {
+    let mut settings: Vec<String> = selected.split(',').map(str::to_owned).collect();
+    settings.extend([
         format!("warps={warps}"),
         format!("slots={slots}"),
         format!("columns={columns}"),
-    ]
+    ]);
+    settings
 }
 
 /// One launch over some tokens of a case.
@@ -90,7 +92,7 @@ fn invariant<T: PartialEq + Clone + std::fmt::Debug>(
     let [warps, slots, columns] = division;
     let other_columns = if columns == 1 { 2 } else { 1 };
     let others = settings(weight, [warps, slots % 3 + 1, other_columns]);
-    let other = trial.variant(&others.each_ref().map(String::as_str))?;
+    let other = trial.variant(&others.iter().map(String::as_str).collect::<Vec<_>>())?;
     let all = || How {
         kernel: None,
         columns,

@@ -23,8 +23,23 @@ use crate::tolerance;
 enum Kind {
     Rows,
     Norm,
-    Residual,
-    ResidualNorm { keep: bool },
+    Residual { parts: usize },
+    ResidualNorm { keep: bool, parts: usize },
+}
+
+impl Kind {
+    /// Parts in which the branch comes; 0 where there is none.
+    fn parts(self) -> usize {
+        match self {
+            Self::Rows | Self::Norm => 0,
+            Self::Residual { parts } | Self::ResidualNorm { parts, .. } => parts,
+        }
+    }
+
+    /// Whether the normed row is kept as f32.
+    fn keeps(self) -> bool {
+        matches!(self, Self::ResidualNorm { keep: true, .. })
+    }
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -33,13 +48,17 @@ pub(super) fn cases() -> Vec<Case> {
         for (name, kind) in [
             ("prepare_rows", Kind::Rows),
             ("prepare_norm", Kind::Norm),
-            ("prepare_residual", Kind::Residual),
-            ("prepare_residual_norm", Kind::ResidualNorm { keep: false }),
-            ("prepare_residual_norm", Kind::ResidualNorm { keep: true }),
+            ("prepare_residual", Kind::Residual { parts: 1 }),
+            ("prepare_residual", Kind::Residual { parts: 4 }),
+            ("prepare_residual_norm", Kind::ResidualNorm { keep: false, parts: 1 }),
+            ("prepare_residual_norm", Kind::ResidualNorm { keep: true, parts: 3 }),
         ] {
             let mut settings = vec![format!("threads={threads}"), format!("chunks={chunks}")];
-            if let Kind::ResidualNorm { keep } = kind {
+            if let Kind::ResidualNorm { keep, .. } = kind {
                 settings.push(format!("keep={keep}"));
+            }
+            if kind.parts() > 1 {
+                settings.push(format!("parts={}", kind.parts()));
             }
             let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
             cases.push(Case::new(name, &settings, move |trial| {
@@ -54,6 +73,8 @@ pub(super) fn cases() -> Vec<Case> {
 struct Inputs {
     cols: usize,
     x: Vec<f32>,
+    /// The parts of the branch, each as long as `x`, and their sum in order, as f32.
+    branch_parts: Vec<Vec<f32>>,
     branch: Vec<f32>,
     w: Vec<f32>,
     next_w: Vec<f32>,
@@ -82,8 +103,9 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
     let scales = trial.output::<f32>(tiles * stride * SUB_BLOCKS)?;
     let sums = trial.output::<u16>(tiles * stride * SUB_BLOCKS * 4)?;
     let mut arguments = vec![x.argument()];
-    if matches!(kind, Kind::Residual | Kind::ResidualNorm { .. }) {
-        arguments.push(trial.input(&of(&inputs.branch))?);
+    if kind.parts() > 0 {
+        let parts: Vec<f32> = inputs.branch_parts.iter().flat_map(|part| of(part)).collect();
+        arguments.push(trial.input(&parts)?);
     }
     if kind != Kind::Rows {
         arguments.push(trial.input(&inputs.w)?);
@@ -101,7 +123,7 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
     if kind != Kind::Rows {
         arguments.push(Argument::F32(inputs.eps));
     }
-    if matches!(kind, Kind::Residual | Kind::ResidualNorm { .. }) {
+    if kind.parts() > 0 {
         arguments.push(Argument::F32(inputs.scale));
     }
     trial.launch([rows, 1, 1], arguments)?;
@@ -110,7 +132,7 @@ fn launch(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, some: Range<usize>
     let (words, scales, sums) = (trial.result(&words)?, trial.result(&scales)?, trial.result(&sums)?);
     let mut results = Results {
         x: trial.result(&x)?,
-        normed: if kind == (Kind::ResidualNorm { keep: true }) {
+        normed: if kind.keeps() {
             trial.result(&normed)?
         } else {
             Vec::new()
@@ -169,10 +191,19 @@ fn check(trial: &mut Trial<'_>, kind: Kind, threads: usize, chunks: usize) -> Re
         let rows = trial.random.integer(*rows.start() as i64..=*rows.end() as i64) as usize;
         let cols = groups * SUB_BLOCK;
         trial.shape(format!("{rows} rows of {cols}"));
+        let branch_parts: Vec<Vec<f32>> = (0..kind.parts().max(1))
+            .map(|_| trial.random.activations(rows * cols))
+            .collect();
+        let sum = |index: usize| {
+            branch_parts[1..]
+                .iter()
+                .fold(branch_parts[0][index], |sum, part| sum + part[index])
+        };
         let inputs = Inputs {
             cols,
             x: trial.random.activations(rows * cols),
-            branch: trial.random.activations(rows * cols),
+            branch: (0..rows * cols).map(sum).collect(),
+            branch_parts,
             w: trial.random.normals(cols, 1.0),
             next_w: trial.random.normals(cols, 1.0),
             eps: 10_f32.powi(-(trial.random.integer(4..=6) as i32)),
@@ -211,7 +242,7 @@ fn check_floats(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, got: &Result
         .map(|(&x, size)| tolerance::residual_norm(additions, x, size, scale))
         .collect();
     trial.within(&got.x, &want, &bounds);
-    if kind == (Kind::ResidualNorm { keep: true }) {
+    if kind.keeps() {
         let want = rms_norm(
             &widen(&got.x),
             inputs.cols,
@@ -230,8 +261,8 @@ fn check_floats(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, got: &Result
 fn check_int8(trial: &mut Trial<'_>, kind: Kind, inputs: &Inputs, got: &Results, threads: usize, chunks: usize) {
     let cols = inputs.cols;
     let exact = match kind {
-        Kind::Rows | Kind::Residual => Some(&got.x),
-        Kind::ResidualNorm { keep: true } => Some(&got.normed),
+        Kind::Rows | Kind::Residual { .. } => Some(&got.x),
+        _ if kind.keeps() => Some(&got.normed),
         _ => None,
     };
     if let Some(values) = exact {

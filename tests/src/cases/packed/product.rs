@@ -1,11 +1,11 @@
 //! packed_product and packed_pair, over every format that can be packed.
 
-use tilekiln_kernels::matmul::packed::{SUB_BLOCK, groups_down, tiles_across};
+use tilekiln_kernels::matmul::packed::{SUB_BLOCK, TILE_COLS, groups_down, tiles_across};
 
 use super::super::trial::{for_each, number};
 use super::super::weights::{Format, bits};
 use super::super::{Case, CaseError, Trial};
-use super::{Division, How, PackedActivations, bounds, invariant, selected, shapes, table};
+use super::{Division, How, PackedActivations, bounds, invariant, selected, settings, shapes, table};
 use crate::reference::quant::{Activations, BlockFormat, matrix_product};
 use crate::reference::{Sum, values};
 
@@ -26,6 +26,18 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q5_0, [1, 2, 1]),
     ];
     let mut cases = table("packed_product", &products, check_product);
+    for (format, division, parts) in [
+        (BlockFormat::Q4_K, [2, 2, 1], 3),
+        (BlockFormat::Q6_K, [3, 1, 2], 2),
+        (BlockFormat::Q8_0, [1, 2, 1], 4),
+    ] {
+        let selected = format!("{},parts={parts}", selected("packed_product", format));
+        let settings = settings(&selected, division);
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        cases.push(Case::new("packed_product", &settings, move |trial| {
+            check_parts(trial, format, division, parts)
+        }));
+    }
     cases.extend(table("packed_pair", &pairs, check_pair));
     cases
 }
@@ -66,6 +78,70 @@ fn check_product(trial: &mut Trial<'_>, format: BlockFormat, division: Division)
         trial.within(&got, &values(&sums), &bounds(&sums, format, cols, warps));
         Ok(())
     })
+}
+
+/// Each part of k by itself: the product with what is left of activations when the other parts are zero.
+fn check_parts(trial: &mut Trial<'_>, format: BlockFormat, division: Division, parts: usize) -> Result<(), CaseError> {
+    let [warps, _, columns] = division;
+    let layout = trial.target().fragments;
+    let shapes = shapes(trial.extent, columns * layout.columns());
+    for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
+        let rows = trial.random.odd_size(rows);
+        let part_cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(TILE_COLS);
+        let cols = parts * part_cols;
+        let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
+        trial.shape(format!("{tokens} tokens, {rows} rows of {parts} times {part_cols}"));
+        let file = Format::Blocks(format).matrix(trial, rows, cols).bytes;
+        let weights = Format::Blocks(format).pack(layout, &file, rows, cols);
+        let activations = activations(trial, tokens, cols);
+        let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
+            let here = how.tokens.len();
+            let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
+            let y = trial.output::<f32>(parts * here * rows)?;
+            let mut arguments = vec![trial.input(&weights)?];
+            arguments.extend(packed.inputs(trial)?);
+            arguments.push(y.argument());
+            arguments.extend([rows, tiles_across(part_cols), here, packed.stride].map(number));
+            how.launch(trial, arguments)?;
+            let y = bits(&trial.result(&y)?);
+            let places = (0..here).flat_map(|token| (0..parts).map(move |part| (part * here + token) * rows));
+            Ok(places.flat_map(|first| y[first..first + rows].to_vec()).collect())
+        };
+        let selected = format!("{},parts={parts}", Format::Blocks(format).setting());
+        let got: Vec<u32> = invariant(
+            trial,
+            (&selected, division),
+            (tokens, groups_down(rows) * parts),
+            launch,
+        )?;
+        let (mut sums, mut limits) = (Vec::new(), Vec::new());
+        for row in &activations {
+            for part in 0..parts {
+                let of_part = matrix_product(format, &file, &only(row, part * part_cols..(part + 1) * part_cols));
+                limits.extend(bounds(&of_part, format, part_cols, warps));
+                sums.extend(of_part);
+            }
+        }
+        let got: Vec<f32> = got.into_iter().map(f32::from_bits).collect();
+        trial.within(&got, &values(&sums), &limits);
+        Ok(())
+    })
+}
+
+/// A row with zeros outside some of its columns.
+fn only(row: &Activations, cols: std::ops::Range<usize>) -> Activations {
+    let mut row = row.clone();
+    for (col, quant) in row.quants.iter_mut().enumerate() {
+        if !cols.contains(&col) {
+            *quant = 0;
+        }
+    }
+    for (index, sum) in row.sums.iter_mut().enumerate() {
+        if !cols.contains(&(index * SUB_BLOCK)) {
+            *sum = 0;
+        }
+    }
+    row
 }
 
 /// Random rows as int8.

@@ -96,7 +96,7 @@ pub fn packed_gated<Weight: PackedFormat>(
     let mut group = block_index() * 2;
     while group < units * 2 {
         let both = Products::<f32>::zeros(2 * tiling.columns);
-        add_group::<Weight>(both, &mut stream, &worth, &columns, tiling);
+        add_group::<Weight>(both, &mut stream, &worth, &columns, None, tiling);
         partials.store(both, group % 2);
         group += 1;
         /// gates and ups are there
@@ -155,7 +155,7 @@ pub fn packed_gate<Weight: PackedFormat>(
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
         let gates = Products::<f32>::zeros(2 * tiling.columns);
-        add_group::<Weight>(gates, &mut stream, &worth, &columns, tiling);
+        add_group::<Weight>(gates, &mut stream, &worth, &columns, None, tiling);
         partials.store(gates, u32(0));
         barrier();
         for column in stepped(warp_index(), here, tiling.warps) {

@@ -12,16 +12,21 @@ use crate::matmul::q6_k::Q6K;
 use crate::matmul::weights::{self, Weight};
 use crate::registry::prelude::*;
 
-/// Adds this warp's tiles of a group of rows onto `sums`.
+/// Adds this warp's tiles of a group of rows onto `sums`; the first of the group's is tile `first_tile` of the columns.
 #[tile_fn]
 pub fn add_group<Format: PackedFormat>(
     sums: Products<f32>,
     stream: &mut Stream,
     worth: &RowWorth,
     x: &Columns,
+    first_tile: Option<Val<u32>>,
     tiling: Tiling,
 ) {
-    for k_tile in stepped(warp_index(), x.tiles, tiling.warps) {
+    for tile_of_group in stepped(warp_index(), x.tiles, tiling.warps) {
+        let k_tile = match first_tile {
+            Some(first) => first + tile_of_group,
+            None => tile_of_group,
+        };
         let early = Early::load::<Format>(x, k_tile);
         let tile = stream.next::<Format>(worth);
         add_tile::<Format>(sums, &tile, worth, x, &early, k_tile);
@@ -57,34 +62,48 @@ pub fn columns_of_block(
 
 /// y\[token, row\] = sum over k of w\[row, k\] * x\[token, k\], with x as int8 per 32 values.
 ///
-/// Blocks: x over groups of 32 rows, each block takes every `grid`-th; y over as many tokens as the column tiles hold.
-/// The first tiles of weights are fetched before the launch in front of this one has ended. Batch invariance: a warp adds
-/// every `warps`-th tile in order, then the warps are added, with every rounding written out; a token's results are the
-/// same bits whatever the column tiles, the slots, the grid or the other tokens are.
+/// k is divided into `parts` equal parts of `tiles` tiles, each with results of its own, which whoever reads them adds in
+/// order: y\[part, token, row\]. So few rows have work for many blocks.
+///
+/// Blocks: x over the parts of groups of 32 rows, each block takes every `grid`-th; y over as many tokens as the column tiles
+/// hold. The first tiles of weights are fetched before the launch in front of this one has ended. Batch invariance: a warp
+/// adds every `warps`-th tile of a part in order, then the warps are added, with every rounding written out; a token's results
+/// are the same bits whatever the column tiles, the slots, the grid or the other tokens are.
 #[kernel(threads = tiling.warps * 32, blocks = tiling.blocks)]
 pub fn packed_product<Weight: PackedFormat>(
-    #[shape(groups, tiles, tile_bytes)] w: In<u8>,
-    #[shape(tiles, stride, 64)] x: In<u32>,
-    #[shape(tiles, stride, 8)] x_scale: In<f32>,
-    #[shape(tiles, stride, 4, 4)] x_sum: In<u32>,
-    #[shape(tokens, rows)] y: Out<f32>,
+    #[shape(groups, parts, tiles, tile_bytes)] w: In<u8>,
+    #[shape(all_tiles, stride, 64)] x: In<u32>,
+    #[shape(all_tiles, stride, 8)] x_scale: In<f32>,
+    #[shape(all_tiles, stride, 4, 4)] x_sum: In<u32>,
+    #[shape(parts, tokens, rows)] y: Out<f32>,
     rows: u32,
     tiles: u32,
     tokens: u32,
     stride: u32,
     #[comptime] tiling: Tiling,
+    #[comptime] parts: usize,
 ) {
     trigger_dependents();
-    let groups = (rows + (TILE_ROWS - 1)) / TILE_ROWS;
-    let mut stream = Stream::start(&[Source::of::<Weight>(w, groups)], tiles, 1, tiling);
+    // the parts of a group lie behind each other, as groups do
+    let units = (rows + (TILE_ROWS - 1)) / TILE_ROWS * parts;
+    let mut stream = Stream::start(&[Source::of::<Weight>(w, units)], tiles, 1, tiling);
     let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     stream.first::<Weight>(&worth);
     wait_for_prerequisites();
-    for group in stepped(block_index(), groups, grid_size()) {
+    for unit in stepped(block_index(), units, grid_size()) {
         let sums = Products::<f32>::zeros(2 * tiling.columns);
-        add_group::<Weight>(sums, &mut stream, &worth, &columns, tiling);
+        let (group, first_tile, first_token) = if parts > 1 {
+            let group = unit / parts;
+            let part = unit % parts;
+            let first_tile = part * tiles;
+            let first_token = part * tokens + columns.first_token;
+            (group, Some(first_tile), first_token)
+        } else {
+            (unit, None, columns.first_token)
+        };
+        add_group::<Weight>(sums, &mut stream, &worth, &columns, first_tile, tiling);
         partials.store(sums, u32(0));
         barrier();
         /// a warp adds up the rows of a token
@@ -92,7 +111,7 @@ pub fn packed_product<Weight: PackedFormat>(
             let row = group * TILE_ROWS + lane_index();
             let sum = partials.sum(0, token);
             if row < rows {
-                y[(columns.first_token + token) * rows + row] = sum;
+                y[(first_token + token) * rows + row] = sum;
             }
         }
         barrier();
@@ -139,9 +158,9 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
     for group in stepped(block_index(), groups + more_groups, grid_size()) {
         let sums = Products::<f32>::zeros(2 * tiling.columns);
         if group < groups {
-            add_group::<First>(sums, &mut stream, &worth, &columns, tiling);
+            add_group::<First>(sums, &mut stream, &worth, &columns, None, tiling);
         } else {
-            add_group::<Second>(sums, &mut stream, &worth, &columns, tiling);
+            add_group::<Second>(sums, &mut stream, &worth, &columns, None, tiling);
         }
         partials.store(sums, u32(0));
         barrier();
@@ -171,6 +190,8 @@ pub const BLOCKS: Parameter = choice(
     "1",
     "blocks that should fit beside each other on a multiprocessor; 0 leaves it to the compiler",
 );
+/// The setting for the parts of k.
+const PARTS: Parameter = choice("parts", "1", "equal parts of k with results of their own, 1 to 8");
 /// The setting that names the format in the file.
 pub const FORMAT: Parameter = choice("weight", "q4_k", "weight format, as GGUF calls it");
 
@@ -195,6 +216,13 @@ pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
     Ok(tiling)
 }
 
+/// Parts of k, as the settings say.
+fn parts(settings: &Settings) -> Result<usize, SettingError> {
+    let parts = settings.number("parts")?;
+    settings.require("parts", (1..=8).contains(&parts), "1 to 8")?;
+    Ok(parts)
+}
+
 /// Tokens for which activations need memory, whatever the column tiles: all columns of four of the widest.
 pub const fn token_stride(tokens: usize) -> usize {
     tokens.next_multiple_of(64)
@@ -212,19 +240,25 @@ pub fn sample_activations(random: &mut Random, stride: usize, tiles: usize) -> [
 /// Registration of [`packed_product`] with every weight format that can be packed.
 pub const ENTRY: Entry = Entry {
     name: "packed_product",
-    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings, "weight")?.1.product)(tiling(settings)?)),
+    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS, PARTS],
+    build: |settings| {
+        let product = weights::packable(settings, "weight")?.1.product;
+        Ok(product(tiling(settings)?, parts(settings)?))
+    },
     example: |settings, random| {
         let weight: &Weight = weights::named(settings)?;
-        let tiling = tiling(settings)?;
-        let (rows, cols) = (random.size(1, 70), weight.block_values * random.size(1, 4));
-        let tokens = random.size(1, 17);
+        let (tiling, parts) = (tiling(settings)?, parts(settings)?);
+        let mut cols = weight.block_values * random.size(1, 4);
+        if parts > 1 {
+            cols = cols.next_multiple_of(TILE_COLS) * parts;
+        }
+        let (rows, tokens) = (random.size(1, 70), random.size(1, 17));
         let tiles = tiles_across(cols);
         let packed = (weights::packable(settings, "weight")?.0.bytes)(rows, cols);
         let [words, scales, sums] = sample_activations(random, token_stride(tokens), tiles);
         Ok(Example {
             grid: [
-                random.size(1, groups_down(rows)) as u32,
+                random.size(1, groups_down(rows) * parts) as u32,
                 tokens.div_ceil(8 * tiling.columns) as u32,
                 1,
             ],
@@ -233,9 +267,9 @@ pub const ENTRY: Entry = Entry {
                 words,
                 scales,
                 sums,
-                Argument::output(tokens * rows * 4),
+                Argument::output(parts * tokens * rows * 4),
                 Argument::U32(rows as u32),
-                Argument::U32(tiles as u32),
+                Argument::U32((tiles / parts) as u32),
                 Argument::U32(tokens as u32),
                 Argument::U32(token_stride(tokens) as u32),
             ],

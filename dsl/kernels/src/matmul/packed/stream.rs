@@ -341,7 +341,7 @@ mod tests {
                     let footprint = packing.footprint;
                     match &packing.int8 {
                         Some(int8) => {
-                            check(weight.name, (int8.product)(tiling), footprint, 1);
+                            check(weight.name, (int8.product)(tiling, 1), footprint, 1);
                             check(weight.name, (int8.pair)(tiling), footprint.max(second), 1);
                             check(weight.name, (int8.gated)(tiling), footprint, 2);
                             check(weight.name, (int8.gate)(tiling), footprint, 1);
