@@ -22,7 +22,7 @@ fn weights_are_kept_once() {
         tensors.map(|tensor| file.range(tensor).unwrap().len()).sum()
     };
     let bytes = (in_file(&target) + in_file(&assistant)) as f64;
-    for chip in TARGETS.iter().map(|target| Chip { target, units: 132 }) {
+    for chip in TARGETS.iter().map(|target| Chip::new(target, 132)) {
         for precision in [Precision::Fast, Precision::Exact] {
             let options = LoadOptions {
                 precision,

@@ -105,6 +105,10 @@ pub fn compare(a: &Results, b: &Results) -> Comparison {
             ("model bytes", results.model.bytes.to_string()),
             ("device", results.device.name.clone()),
             ("exact", results.exact.to_string()),
+            (
+                "divisions",
+                results.tuning.clone().unwrap_or_else(|| "by rule".to_owned()),
+            ),
             ("version", results.version.clone()),
         ]
     };

@@ -333,6 +333,7 @@ mod tests {
                 units: 1,
             },
             exact: false,
+            tuning: None,
             repetitions: 3,
             roofline: Roofline {
                 buffer_bytes: 1,

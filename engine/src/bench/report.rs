@@ -1,5 +1,7 @@
 //! A step's launches as `tilekiln plan` shows them: bytes, operations, predicted and measured time.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::figures;
@@ -16,6 +18,8 @@ pub struct StepReport {
     target: &'static str,
     card: CardFacts,
     step: StepFacts,
+    /// The file of measured divisions that the plan was made with.
+    tuning: Option<PathBuf>,
     total: Total,
     groups: Vec<Group>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +87,15 @@ struct Launch {
 
 impl StepReport {
     /// Of the launches of a step; with `all` each of them is listed.
-    pub fn new(model: String, step: StepFacts, card: Card, stages: Stages, all: bool) -> Self {
+    ///
+    /// `tuning` is the file of measured divisions that it was planned with.
+    pub fn new(
+        model: String,
+        step: StepFacts,
+        (card, tuning): (Card, Option<PathBuf>),
+        stages: Stages,
+        all: bool,
+    ) -> Self {
         let Stages {
             launches,
             groups,
@@ -115,6 +127,7 @@ impl StepReport {
             model,
             target: card.target,
             step,
+            tuning,
             total,
             groups,
             launches,
@@ -157,6 +170,7 @@ impl StepReport {
             if step.exact { ", exact" } else { "" },
             total(self)
         );
+        text += &divisions(self);
         text += &format!(
             "card: {}, {} units, {} µs a launch ({} µs dependent)\n",
             table::rate(card.bytes_per_second),
@@ -201,6 +215,31 @@ fn total(report: &StepReport) -> String {
         );
     }
     text
+}
+
+/// Where the divisions of products come from. Nothing where there are none.
+fn divisions(report: &StepReport) -> String {
+    let kinds = |by: &str| -> Vec<&str> {
+        let groups = report.groups.iter().filter(|group| group.division == Some(by));
+        groups.map(|group| group.kind.as_str()).collect()
+    };
+    let (tuned, by_rule) = (kinds("tuned"), kinds("rule"));
+    match &report.tuning {
+        _ if tuned.is_empty() && by_rule.is_empty() => String::new(),
+        None => "divisions of products: by rule\n".to_owned(),
+        Some(file) if tuned.is_empty() => {
+            format!("divisions of products: by rule; {} has none of them\n", file.display())
+        }
+        Some(file) => format!(
+            "divisions of products: {} as measured, in {}; {}\n",
+            tuned.join(", "),
+            file.display(),
+            match by_rule.as_slice() {
+                [] => "none by rule".to_owned(),
+                some => format!("{} by rule", some.join(", ")),
+            }
+        ),
+    }
 }
 
 fn size(bytes: u64) -> String {

@@ -22,6 +22,9 @@ pub struct Results {
     pub device: DeviceFacts,
     /// f32 activations and dequantised weights.
     pub exact: bool,
+    /// What is divided as `tilekiln tune` measured it, if something is.
+    #[serde(default)]
+    pub tuning: Option<String>,
     /// Timed runs of each test.
     pub repetitions: usize,
     /// What the memory gives.

@@ -17,10 +17,11 @@ use super::{stages, start};
 use crate::gguf;
 use crate::kv::KvTypes;
 use crate::model::config::TargetConfig;
-use crate::model::{Chip, Design, LoadOptions, ModelError, Phase, Row, Target, Want};
+use crate::model::{Chip, Design, Divisions, LoadOptions, ModelError, Phase, Row, Target, Tuning, Want};
 use crate::plan::cards::Card;
 use crate::plan::{self, KernelSpec, PlanError, Step};
 use crate::schedule::{EngineError, EngineOptions, TooFewLayers, open_device};
+use crate::tune;
 
 /// Why nothing can be measured.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +100,10 @@ pub fn run(
     if device.properties().target.vendor != Vendor::Host {
         options.layers.allow(config.shape.layers.len())?;
     }
-    let (groups, kernels) = plan_groups(suite, &file, &config, (options, Chip::of(device.properties())), report)?;
+    let tuning = tune::load(&options.tuning, device.properties()).map_err(EngineError::from)?;
+    let tuning = tuning.as_ref().map(|loaded| &loaded.tuning);
+    let chip = Chip::of(device.properties()).tuned(tuning);
+    let (groups, kernels, divisions) = plan_groups(suite, &file, &config, (options, chip), report)?;
     let plan = planning.elapsed();
 
     let roofline = roofline::measure(&device)?;
@@ -115,6 +119,7 @@ pub fn run(
             units: device.properties().units,
         },
         exact: options.exact,
+        tuning: (divisions.tuned > 0).then(|| divisions.to_string()),
         repetitions: suite.repetitions,
         roofline,
         start: StartFigures {
@@ -140,7 +145,7 @@ pub fn run(
     };
     let mut unloaded = Vec::new();
     for (group, load) in &groups {
-        match bench.load(*load, &file, &device) {
+        match bench.load(*load, &file, (&device, tuning)) {
             Ok(session) => bench.group(group, session, with_stages),
             Err(error) => {
                 bench.done += group.tests.len();
@@ -165,7 +170,7 @@ pub fn run(
 /// A group with how its model is loaded.
 type Planned = (Group, LoadOptions);
 
-/// How each group's model is loaded, and the kernels of all of them. Groups that the engine cannot load are reported,
+/// How each group's model is loaded, the kernels of all of them, and where their products' divisions come from. Groups that the engine cannot load are reported,
 /// unless there is nothing else.
 fn plan_groups(
     suite: &Suite,
@@ -173,8 +178,9 @@ fn plan_groups(
     config: &TargetConfig,
     (options, chip): (&EngineOptions, Chip<'_>),
     report: &mut dyn FnMut(Event<'_>),
-) -> Result<(Vec<Planned>, BTreeSet<KernelSpec>), BenchError> {
+) -> Result<(Vec<Planned>, BTreeSet<KernelSpec>, Divisions), BenchError> {
     let mut planned = Vec::new();
+    let mut divisions = Divisions::default();
     let mut kernels = BTreeSet::new();
     let mut refused = Vec::new();
     for group in suite.groups() {
@@ -198,6 +204,7 @@ fn plan_groups(
         match designed {
             Ok((load, design)) => {
                 kernels.extend(design.kernels().into_iter().cloned());
+                divisions = Divisions::of(design.all().0);
                 planned.push((group, load));
             }
             Err(error) => refused.push((group, error)),
@@ -215,7 +222,7 @@ fn plan_groups(
         let what = format!("-ctk {} -ctv {}", keys.name(), values.name());
         report(Event::Refused(what, error.to_string()));
     }
-    Ok((planned, kernels))
+    Ok((planned, kernels, divisions))
 }
 
 fn facts(file: &gguf::File, config: &TargetConfig, path: &Path) -> ModelFacts {
@@ -284,11 +291,16 @@ impl Bench<'_> {
         (name(group.cache.0), name(group.cache.1))
     }
 
-    fn load(&mut self, load: LoadOptions, file: &gguf::File, device: &Arc<dyn Device>) -> Result<Session, BenchError> {
+    fn load(
+        &mut self,
+        load: LoadOptions,
+        file: &gguf::File,
+        (device, tuning): (&Arc<dyn Device>, Option<&Tuning>),
+    ) -> Result<Session, BenchError> {
         let begin = Instant::now();
         let mut compiling = Duration::ZERO;
         let mut weight_bytes = 0;
-        let mut target = Target::load(file, None, device.clone(), load, &mut |progress| {
+        let mut target = Target::load_tuned(file, None, (device.clone(), tuning), load, &mut |progress| {
             match progress {
                 plan::Progress::Compiled { time, .. } => compiling = time,
                 plan::Progress::Weights { total, .. } => weight_bytes = total as u64,

@@ -211,8 +211,10 @@ fn footer(results: &Results) -> String {
             start.from_cache
         )
     };
+    let tuned = results.tuning.iter().map(|tuning| format!("{tuning}\n"));
+    let tuned: String = tuned.collect();
     format!(
-        "roofline: {} ± {:.1} %, the median of reads of {} MiB; a launch takes {} µs\n\
+        "{tuned}roofline: {} ± {:.1} %, the median of reads of {} MiB; a launch takes {} µs\n\
          start: cold {} ms, warm {} ms; device {} ms, plan {} ms, {kernels}, weights {} in {} ms, first step {} ms\n\
          ± is half the distance from slowest to fastest of {} runs, around the median; depths are filled with made-up tokens\n",
         rate(roofline.bytes_per_second),

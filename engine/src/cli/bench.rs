@@ -12,6 +12,7 @@ use others::Others;
 
 use super::cache_args::cache_type;
 use super::progress::{Reporter, init_logs};
+use super::tuning_args::TuningArgs;
 use super::{Failure, print, print_json};
 use crate::bench::compare::{Comparison, compare};
 use crate::bench::{BenchError, Event, Results, Suite, plot, run, table};
@@ -75,6 +76,8 @@ pub struct Bench {
     /// Where to run: host, cuda, hip, auto [also: -dev]
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    tuning: TuningArgs,
     /// How to print the results
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md")]
     output: Format,
@@ -244,6 +247,7 @@ impl Bench {
             exact: self.exact,
             device,
             layers,
+            tuning: self.tuning.choice(),
             ..EngineOptions::default()
         })
     }

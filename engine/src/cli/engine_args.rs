@@ -10,11 +10,12 @@ use clap::Args;
 
 use super::Failure;
 use super::cache_args::CacheArgs;
+use super::tuning_args::TuningArgs;
 use crate::sample;
 use crate::schedule::{DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, LayerLimit};
 
 /// Commands whose arguments [`rewrite`] touches.
-const ENGINE_COMMANDS: &[&str] = &["run", "serve", "logits", "bench", "plan"];
+const ENGINE_COMMANDS: &[&str] = &["run", "serve", "logits", "bench", "plan", "tune"];
 
 /// Flags of one dash and several letters, and what clap knows them as.
 const LONG_FORM: &[(&str, &str)] = &[
@@ -120,6 +121,8 @@ pub struct EngineArgs {
     /// Layers of the assistant on the GPU; it goes where the model goes [short: -ngld]
     #[arg(long, visible_aliases = ["gpu-layers-draft", "spec-draft-ngl"], value_name = "N", allow_hyphen_values = true)]
     n_gpu_layers_draft: Option<String>,
+    #[command(flatten)]
+    tuning: TuningArgs,
     #[command(flatten)]
     cache: CacheArgs,
     /// Type of the assistant's keys; it reads the model's [short: -ctkd]
@@ -244,6 +247,7 @@ impl EngineArgs {
             device,
             layers,
             kv,
+            tuning: self.tuning.choice(),
             chat_template: self.template()?,
             warmup: !self.no_warmup,
         };

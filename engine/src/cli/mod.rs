@@ -16,6 +16,8 @@ pub mod run;
 mod serve;
 mod synth;
 mod tokenize;
+mod tune;
+mod tuning_args;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -59,6 +61,8 @@ enum Command {
     Bench(Box<bench::Bench>),
     /// Show the launches of one step: what they move and compute, and how long that takes on a card
     Plan(Box<plan::Plan>),
+    /// Find the fastest divisions of a model's products on a device, and keep them for the other commands
+    Tune(Box<tune::Tune>),
 }
 
 /// Why a command did not do its work.
@@ -179,6 +183,7 @@ pub fn run() -> ExitCode {
         Command::Tokenize(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Plan(command) => command.run(),
+        Command::Tune(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,23 +8,26 @@ use tilekiln_runtime::device::Device;
 
 use super::cache_args::CacheArgs;
 use super::progress::{Reporter, init_logs};
+use super::tuning_args::TuningArgs;
 use super::{Failure, print, print_json, target};
 use crate::bench::report::{StepFacts, StepReport};
 use crate::bench::stages::{self, Stages};
 use crate::bench::{roofline, room};
 use crate::gguf;
 use crate::model::config::TargetConfig;
-use crate::model::{Chip, Design, LoadOptions, ModelError, Target};
+use crate::model::{Chip, Design, LoadOptions, ModelError, Target, Tuning};
 use crate::plan::Step;
 use crate::plan::cards::Card;
-use crate::schedule::{DeviceChoice, EngineError, EngineOptions, open_device};
+use crate::schedule::{DeviceChoice, EngineError, EngineOptions, TuningChoice, open_device};
 use crate::synth;
+use crate::tune::{self, Loaded, Owner};
 
 /// Show the launches of one step: what they move and compute, and how long that takes on a card
 ///
 /// The prediction is a roofline: a launch takes its latency, then the time of its bytes or of its arithmetic, whichever is
 /// longer; a launch with fewer blocks than the card has units gets its share of both. Nothing is run and no weights are
-/// read, unless --measure is given.
+/// read, unless --measure is given. Products are divided by rule, or as --tuning says; with --measure also as `tilekiln
+/// tune` has found for the device.
 #[derive(Args)]
 pub struct Plan {
     /// Model (GGUF); the demo model when left out
@@ -59,6 +62,8 @@ pub struct Plan {
     /// Where to measure: host, cuda, hip, auto
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    #[command(flatten)]
+    tuning: TuningArgs,
     /// Timed runs of each kind
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
     repetitions: usize,
@@ -102,7 +107,7 @@ impl Plan {
         let config = TargetConfig::read(file.metadata()).map_err(|error| at(&path, error))?;
         let options = self.options(&config, step)?;
         let outputs = if self.prompt { 0 } else { step.total_rows() };
-        let (card, stages) = if self.measure {
+        let (card, stages, tuning) = if self.measure {
             self.measured(&path, &file, options, step)?
         } else {
             self.predicted(&path, &file, options, step, outputs)?
@@ -117,7 +122,8 @@ impl Plan {
             type_v: cache.values.to_string(),
             exact: self.exact,
         };
-        let report = StepReport::new(config.name, facts, card, stages, self.all);
+        let tuning = tuning.map(|loaded| loaded.path);
+        let report = StepReport::new(config.name, facts, (card, tuning), stages, self.all);
         if self.json {
             return print_json(&report);
         }
@@ -200,20 +206,30 @@ impl Plan {
         options: LoadOptions,
         step: Step,
         outputs: usize,
-    ) -> Result<(Card, Stages), Failure> {
+    ) -> Result<(Card, Stages, Option<Loaded>), Failure> {
         let card = self.card()?;
         let target = target(card.target)?;
-        let chip = Chip {
-            target,
-            units: card.units,
+        let tuning = match self.tuning.choice() {
+            // no device, so none that something was kept for
+            TuningChoice::Cached | TuningChoice::None => None,
+            TuningChoice::File(path) => {
+                let owner = Owner {
+                    name: card.device,
+                    is_whole: false,
+                    target,
+                    units: card.units,
+                };
+                Some(tune::read(&path, &owner).map_err(failed)?)
+            }
         };
+        let chip = Chip::new(target, card.units).tuned(tuning.as_ref().map(|loaded| &loaded.tuning));
         let design = Design::read(file, None, options, chip).map_err(|error| at(path, error))?;
         // what the target cannot have is said here, not when a model is loaded
         for kernel in design.kernels() {
             kernel.record(target).map_err(failed)?;
         }
         let stages = Stages::predicted(&design.step(step, outputs), &card);
-        Ok((card, stages))
+        Ok((card, stages, tuning))
     }
 
     fn measured(
@@ -222,9 +238,10 @@ impl Plan {
         file: &gguf::File,
         options: LoadOptions,
         step: Step,
-    ) -> Result<(Card, Stages), Failure> {
+    ) -> Result<(Card, Stages, Option<Loaded>), Failure> {
         let device = open_device(self.device).map_err(EngineError::from)?;
         self.check_target(device.as_ref())?;
+        let tuning = tune::load(&self.tuning.choice(), device.properties()).map_err(failed)?;
         let roofline = roofline::measure(&device).map_err(failed)?;
         let card = Card::measured(
             device.properties(),
@@ -232,21 +249,22 @@ impl Plan {
             roofline.launch_us * 1e-6,
         );
         let reporter = Reporter::new(self.quiet);
-        let stages = self.time(file, options, device, step, &card, &reporter);
+        let on = (device, tuning.as_ref().map(|loaded| &loaded.tuning));
+        let stages = self.time(file, options, on, step, &card, &reporter);
         reporter.clear();
-        Ok((card, stages.map_err(|error| at(path, error))?))
+        Ok((card, stages.map_err(|error| at(path, error))?, tuning))
     }
 
     fn time(
         &self,
         file: &gguf::File,
         options: LoadOptions,
-        device: Arc<dyn Device>,
+        on: (Arc<dyn Device>, Option<&Tuning>),
         step: Step,
         card: &Card,
         reporter: &Reporter,
     ) -> Result<Stages, ModelError> {
-        let mut target = Target::load(file, None, device, options, &mut |progress| reporter.plan(&progress))?;
+        let mut target = Target::load_tuned(file, None, on, options, &mut |progress| reporter.plan(&progress))?;
         for slot in 0..step.sequences {
             let mut filled = |done| reporter.fill(slot * step.depth + done, step.sequences * step.depth);
             target.assume_depth(slot as u32, 0, step.depth, &mut filled)?;

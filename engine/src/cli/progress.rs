@@ -58,6 +58,8 @@ enum Work {
     Fill,
     /// Tests of a benchmark.
     Tests,
+    /// Divisions of products.
+    Divisions,
 }
 
 impl Work {
@@ -69,6 +71,7 @@ impl Work {
             Self::Prompt => "prompt",
             Self::Fill => "fill",
             Self::Tests => "bench",
+            Self::Divisions => "tune",
         }
     }
 
@@ -79,6 +82,7 @@ impl Work {
             Self::Stage(Stage::Warmup) => format!("{count} steps"),
             Self::Prompt | Self::Fill => format!("{count} tokens"),
             Self::Tests => format!("{count} tests"),
+            Self::Divisions => format!("{count} divisions"),
         }
     }
 
@@ -87,10 +91,9 @@ impl Work {
             Self::Stage(Stage::Load) => "{bytes}/{total_bytes} {bytes_per_sec}",
             _ => "{pos}/{len} {per_sec}",
         };
-        let counts = if self == Self::Tests {
-            "{pos}/{len} {msg}"
-        } else {
-            counts
+        let counts = match self {
+            Self::Tests | Self::Divisions => "{pos}/{len} {msg}",
+            _ => counts,
         };
         ProgressStyle::with_template(&format!("{{prefix:8}} {{bar:30}} {counts} {{elapsed}}"))
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -139,12 +142,22 @@ impl Reporter {
     /// So many tests are done, and what comes next. Nothing but bars shows it.
     pub fn test(&self, done: usize, total: usize, next: &str) {
         if self.style == Style::Bars {
-            self.show(Work::Tests, done as u64, total as u64);
-            if let Ok(current) = self.current.lock()
-                && let Some((Work::Tests, bar)) = current.as_ref()
-            {
-                bar.set_message(next.to_owned());
-            }
+            self.show_named(Work::Tests, (done, total), next);
+        }
+    }
+
+    /// So many divisions are measured, and of which product the next one is.
+    pub fn division(&self, done: usize, total: usize, next: &str) {
+        self.show_named(Work::Divisions, (done, total), next);
+    }
+
+    fn show_named(&self, work: Work, (done, total): (usize, usize), next: &str) {
+        self.show(work, done as u64, total as u64);
+        if let Ok(current) = self.current.lock()
+            && let Some((shown, bar)) = current.as_ref()
+            && *shown == work
+        {
+            bar.set_message(next.to_owned());
         }
     }
 
@@ -190,7 +203,7 @@ impl Reporter {
             if let Some(bar) = bar {
                 bar.finish_and_clear();
             }
-            if matches!(work, Work::Stage(_)) {
+            if matches!(work, Work::Stage(_) | Work::Divisions) {
                 eprintln!(
                     "{}: {} in {:.1} s",
                     work.name(),

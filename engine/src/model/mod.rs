@@ -16,5 +16,6 @@ pub mod target;
 mod weights;
 
 pub use error::ModelError;
-pub use planner::{Chip, Phase};
-pub use target::{Design, LayerPolicy, LoadOptions, Output, Precision, Row, Target, Want};
+pub(crate) use planner::evenly;
+pub use planner::{Chip, Division, Phase, Tuned, TunedTile, Tuning, Unfit, Work, column_tiles};
+pub use target::{Design, Divisions, LayerPolicy, LoadOptions, Output, Precision, Row, Target, Want};

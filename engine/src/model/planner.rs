@@ -11,6 +11,7 @@ mod layers;
 mod products;
 mod rows;
 mod scratch;
+mod tuning;
 #[cfg(test)]
 mod waiting;
 
@@ -21,10 +22,11 @@ use crate::kv::CacheTypes;
 use crate::plan::{BufferId, BufferTable, Cost, Count, KernelSpec, Operand, Plan};
 
 pub use attention::{Attention, Method, Phase, Run, Sharing, Steps};
-pub use division::{Chip, RowTiles};
+pub use division::{Chip, Division, RowTiles, Work, column_tiles, evenly};
 pub use layers::LayerContext;
 pub use rows::{Forms, Next, Norm, Rows};
 pub use scratch::{Prepared, Scratch, Widths};
+pub use tuning::{Tuned, TunedTile, Tuning, Unfit};
 
 /// Threads of the blocks that work on one row.
 const THREADS: u32 = 256;

@@ -17,7 +17,7 @@ use super::choice::{Choice, ChoiceInputs, Choosing};
 use super::config::{LayerKind, TargetConfig};
 use super::planner::{
     Attention, CacheBuffers, Chip, Forms, LayerContext, Method, Next, Norm, Phase, Planner, RowInputs, RowTiles, Rows,
-    Run, Scratch, Sharing, Widths,
+    Run, Scratch, Sharing, Tuning, Widths,
 };
 use super::weights::{Contents, LayerExtent, LayerWeights, Loader, Weight};
 use crate::gguf;
@@ -27,7 +27,7 @@ use crate::plan::{
 };
 use crate::sample::{NoChoice, Sampler};
 
-pub use design::{Design, LayerPolicy};
+pub use design::{Design, Divisions, LayerPolicy};
 
 /// How numbers are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +200,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Loads a model and, where given, its assistant.
+    /// Loads a model and, where given, its assistant, with products divided by rule.
     ///
     /// # Errors
     /// Files that are no such models or do not belong together, and those of the device.
@@ -211,7 +211,22 @@ impl Target {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let design = Design::read(file, assistant, options, Chip::of(device.properties()))?;
+        Self::load_tuned(file, assistant, (device, None), options, progress)
+    }
+
+    /// The same with divisions of products that were measured on the device.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn load_tuned(
+        file: &gguf::File,
+        assistant: Option<&gguf::File>,
+        (device, tuning): (Arc<dyn Device>, Option<&Tuning>),
+        options: LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ModelError> {
+        let chip = Chip::of(device.properties()).tuned(tuning);
+        let design = Design::read(file, assistant, options, chip)?;
         let (drafter, drafter_contents) = design.assistant.unzip();
         let contents = design.contents;
         let mut target = Self {

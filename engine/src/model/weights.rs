@@ -80,11 +80,6 @@ impl Weight {
         format!("{layout}{}", self.codec)
     }
 
-    /// How its format is packed, if it can be.
-    pub fn packing(&self) -> Option<&'static Packing> {
-        packing(self.codec)
-    }
-
     /// Its bytes on the device.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.bytes).sum()

@@ -13,8 +13,10 @@ mod cost;
 mod inputs;
 mod machine;
 pub mod predict;
+mod product;
 mod stage;
 
 pub use cost::{Bytes, Cost, Step, Unit};
 pub use machine::{Machine, PlanError, Progress};
+pub use product::{Divided, Product};
 pub use stage::{BufferId, BufferKind, BufferSpec, BufferTable, Count, KernelSpec, Operand, Plan, Size, Stage};

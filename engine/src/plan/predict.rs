@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::cards::Card;
-use super::{Bytes, Plan, Size, Stage, Step};
+use super::{Bytes, Divided, Plan, Size, Stage, Step};
 
 /// A launch with fewer blocks than this share of the units is bound by that.
 const FEW_BLOCKS: f64 = 0.5;
@@ -59,6 +59,8 @@ pub struct Forecast {
     pub seconds: f64,
     /// What they go to.
     pub bound: Bound,
+    /// Where its division comes from, if it is a product with packed weights: `tuned` or `rule`.
+    pub division: Option<&'static str>,
 }
 
 /// Launches of a kind: the same kernel with the same grid, in all layers.
@@ -80,6 +82,8 @@ pub struct Group {
     pub seconds: f64,
     /// What most of them go to.
     pub bound: Bound,
+    /// Where their division comes from, if they are products with packed weights: `tuned` or `rule`.
+    pub division: Option<&'static str>,
     /// Measured seconds, together.
     pub measured_seconds: Option<f64>,
 }
@@ -101,12 +105,13 @@ impl Forecast {
             operations,
             seconds,
             bound,
+            division: stage.divided.as_ref().map(Divided::by),
         }
     }
 
     /// Whether two launches differ in nothing but their layer.
     fn is_like(&self, group: &Group) -> bool {
-        (&self.kind, &self.kernel, self.grid) == (&group.kind, &group.kernel, group.grid)
+        (&self.kind, &self.kernel, self.grid, self.division) == (&group.kind, &group.kernel, group.grid, group.division)
     }
 }
 
@@ -159,6 +164,7 @@ pub fn grouped(launches: &[Forecast]) -> (Vec<Group>, Vec<usize>) {
                 operations: 0,
                 seconds: 0.0,
                 bound: launch.bound,
+                division: launch.division,
                 measured_seconds: None,
             });
             groups.len() - 1

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tilekiln_kernels::attention::partition;
 
-use super::{Cost, Step};
+use super::{Cost, Divided, Step};
 
 /// A kernel of the library with comptime settings, spelled as on the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -249,6 +249,8 @@ pub struct Stage {
     pub dependent: bool,
     /// What it moves and computes.
     pub cost: Cost,
+    /// Where its division comes from, if it is a product with packed weights.
+    pub divided: Option<Divided>,
 }
 
 impl Stage {
@@ -294,6 +296,7 @@ impl Plan {
         );
         if let Some(only) = plan.stages.last_mut() {
             only.dependent = stage.dependent;
+            only.divided.clone_from(&stage.divided);
         }
         plan
     }
@@ -336,6 +339,7 @@ impl Plan {
             operands,
             dependent: false,
             cost,
+            divided: None,
         });
     }
 }

@@ -21,6 +21,7 @@ use crate::sample;
 use crate::spec::Policy;
 use crate::synth;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::tune::{self, TuningError};
 
 /// Rows whose logits are computed together: at least what one read of the weights serves, at most what memory is for.
 /// More are done in several turns.
@@ -42,6 +43,8 @@ pub enum EngineError {
     Demo(#[from] synth::Error),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Tuning(#[from] TuningError),
     #[error(transparent)]
     Layers(#[from] TooFewLayers),
     #[error(transparent)]
@@ -196,9 +199,12 @@ pub fn load_target(
     }
     let assistant_file = assistant.map(gguf::File::open).transpose()?;
     let warm_up = options.warmup;
+    let tuning = tune::load(&options.tuning, device.properties())?;
+    let tuning = tuning.as_ref().map(|loaded| &loaded.tuning);
     let options = load_options(options, &config, assistant.is_some())?;
     let mut progress = |progress: plan::Progress| report((&progress).into());
-    let target = Target::load(file, assistant_file.as_ref(), device.clone(), options, &mut progress);
+    let on = (device.clone(), tuning);
+    let target = Target::load_tuned(file, assistant_file.as_ref(), on, options, &mut progress);
     let mut target = target.map_err(|error| match (&error, assistant) {
         (ModelError::Mismatch { .. } | ModelError::DamagedAssistant(_), Some(assistant)) => at(assistant)(error),
         _ => at(path)(error),
@@ -283,8 +289,14 @@ fn describe(target: &Target, device: &Arc<dyn Device>) -> String {
         Precision::Fast => "int8 activations",
     };
     let drafter = if target.has_assistant() { ", with assistant" } else { "" };
+    let divisions = target.divisions();
+    let tuned = if divisions.tuned > 0 {
+        format!(", {divisions}")
+    } else {
+        String::new()
+    };
     format!(
-        "{} on {}: {} slots of {} positions, {}, {precision}{drafter}, {:.1} MiB of memory",
+        "{} on {}: {} slots of {} positions, {}, {precision}{drafter}{tuned}, {:.1} MiB of memory",
         target.config().name,
         device.properties().name,
         options.geometry.slots,

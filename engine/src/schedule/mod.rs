@@ -11,7 +11,7 @@ mod service;
 pub use engine::{Engine, EngineError, OUTPUTS, load_options, load_target, open_device};
 pub use options::{
     DEFAULT_CHUNK, DEFAULT_DRAFTS, DEFAULT_QUEUE, DeviceChoice, EngineOptions, LayerLimit, Progress, Stage,
-    TooFewLayers, UnknownChoice,
+    TooFewLayers, TuningChoice, UnknownChoice,
 };
 pub use request::{
     Choice, Event, Finish, Refusal, Request, Service, ServiceStatus, SlotAction, SlotRefusal, SlotReport, Statistics,

@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub layers: LayerLimit,
     /// Formats of cached keys and values; none is f16, or f32 where numbers are to be exact.
     pub kv: Option<KvTypes>,
+    /// How products with packed weights are divided.
+    pub tuning: TuningChoice,
     /// Chat template to use in place of the file's.
     pub chat_template: Option<String>,
     /// Compile and run once before the first request.
@@ -64,6 +66,7 @@ impl Default for EngineOptions {
             device: DeviceChoice::Auto,
             layers: LayerLimit::All,
             kv: None,
+            tuning: TuningChoice::Cached,
             chat_template: None,
             warmup: true,
         }
@@ -97,6 +100,27 @@ pub enum DeviceChoice {
     Cuda,
     /// An AMD GPU.
     Hip,
+}
+
+/// Where measured divisions of products come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TuningChoice {
+    /// What `tilekiln tune` has kept for the device, if there is something.
+    #[default]
+    Cached,
+    /// Nowhere: they follow the rule.
+    None,
+    /// A file.
+    File(PathBuf),
+}
+
+impl From<&str> for TuningChoice {
+    fn from(given: &str) -> Self {
+        match given {
+            "none" => Self::None,
+            path => Self::File(path.into()),
+        }
+    }
 }
 
 /// How many layers may be put on a GPU. A model is never split, so a limit below its layers is an error.

@@ -208,6 +208,33 @@ impl Model {
         Ok(files)
     }
 
+    /// Writes the files of both models into a folder without their random weights: holes are where these would be, which
+    /// take no room on most disks. What launches are planned from is all there.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn outline(&self, folder: &Path) -> Result<Files, Error> {
+        let files = Files::new(self.config, folder);
+        let models = self.plans.iter().zip(&self.layouts);
+        for ((plan, layout), path) in models.zip([&files.target, &files.assistant]) {
+            let failed = |error| failed(path, layout.size(), error);
+            let output = layout.create(path).map_err(failed)?;
+            for (planned, info) in plan.tensors.iter().zip(layout.tensors()) {
+                let mut row = Vec::new();
+                match &planned.fill {
+                    Fill::Constant(value) => gguf::encode(planned.kind, &vec![*value; planned.dims[0]], &mut row)?,
+                    Fill::Values(values) => gguf::encode(planned.kind, values, &mut row)?,
+                    _ => continue,
+                }
+                for index in 0..info.rows() {
+                    output.write_at(info, index * row.len(), &row).map_err(failed)?;
+                }
+            }
+            output.finish().map_err(failed)?;
+        }
+        Ok(files)
+    }
+
     /// Random weights of every type that the files need, made once.
     fn patterns(&self) -> HashMap<TensorType, Vec<u8>> {
         let mut needed: HashMap<TensorType, usize> = HashMap::new();

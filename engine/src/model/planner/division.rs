@@ -2,11 +2,13 @@
 
 use tilekiln_dsl::target::Target;
 use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling};
-use tilekiln_kernels::matmul::packed::tiles_across;
+use tilekiln_kernels::matmul::packed::{TILE_ROWS, groups_down, tiles_across};
+use tilekiln_kernels::matmul::weights::WEIGHTS;
 use tilekiln_runtime::device::Properties;
 
+use super::tuning::Tuning;
 use crate::model::Precision;
-use crate::plan::Plan;
+use crate::plan::{Plan, Product};
 
 /// Rows that share one read of the weights in products with weights in the layout of the file.
 const UNPACKED_TILES: [u32; 4] = [1, 2, 4, 8];
@@ -28,16 +30,38 @@ pub struct Chip<'a> {
     pub target: &'a Target,
     /// Its multiprocessors or compute units.
     pub units: usize,
+    /// Divisions that were measured on it; products that it does not have follow the rule.
+    pub tuning: Option<&'a Tuning>,
 }
 
 impl<'a> Chip<'a> {
-    /// That of a device.
-    pub fn of(properties: &'a Properties) -> Self {
+    /// A chip on which nothing was measured.
+    pub fn new(target: &'a Target, units: usize) -> Self {
         Self {
-            target: &properties.target,
-            units: properties.units,
+            target,
+            units,
+            tuning: None,
         }
     }
+
+    /// That of a device.
+    pub fn of(properties: &'a Properties) -> Self {
+        Self::new(&properties.target, properties.units)
+    }
+
+    /// The same with divisions that were measured on it.
+    #[must_use]
+    pub fn tuned(self, tuning: Option<&'a Tuning>) -> Self {
+        Self { tuning, ..self }
+    }
+}
+
+/// The column tiles that a target's products have.
+pub fn column_tiles(target: &Target) -> impl Iterator<Item = usize> {
+    let width = target.fragments.columns();
+    COLUMN_TILES
+        .into_iter()
+        .filter(move |columns| columns * width <= MOST_ROWS)
 }
 
 /// The numbers of rows that share one read of the weights; there is a plan for each.
@@ -49,11 +73,8 @@ impl RowTiles {
     pub fn of(precision: Precision, target: &Target) -> Self {
         Self(match precision {
             Precision::Exact => UNPACKED_TILES.to_vec(),
-            Precision::Fast => COLUMN_TILES
-                .map(|columns| columns * target.fragments.columns())
-                .into_iter()
-                .filter(|rows| *rows <= MOST_ROWS)
-                .map(|rows| rows as u32)
+            Precision::Fast => column_tiles(target)
+                .map(|columns| (columns * target.fragments.columns()) as u32)
                 .collect(),
         })
     }
@@ -87,6 +108,49 @@ pub struct Work {
     pub may_be_split: bool,
 }
 
+impl Work {
+    /// What a launch over matrices of formats and rows has to do. `None` for a format that cannot be packed.
+    pub fn of<'f>(
+        matrices: impl IntoIterator<Item = (&'f str, usize)>,
+        cols: usize,
+        groups_of_unit: usize,
+    ) -> Option<Self> {
+        let mut found: Option<(Footprint, bool)> = None;
+        let (mut rows, mut groups) = (0, 0);
+        for (format, rows_of_it) in matrices {
+            let packing = WEIGHTS.iter().find(|weight| weight.name == format)?.packing.as_ref()?;
+            let (footprint, halves) = found.unwrap_or((packing.footprint, packing.int8.is_none()));
+            found = Some((footprint.max(packing.footprint), halves));
+            rows += rows_of_it;
+            groups += groups_down(rows_of_it);
+        }
+        let (footprint, halves) = found?;
+        // gates and ups fill their own groups
+        let units = match groups_of_unit {
+            1 => groups,
+            each => (rows / each.max(1)).div_ceil(TILE_ROWS),
+        };
+        Some(Self {
+            footprint,
+            halves,
+            cols,
+            units,
+            groups_of_unit,
+            may_be_split: false,
+        })
+    }
+
+    /// That of a product.
+    pub fn of_product(product: &Product) -> Option<Self> {
+        let matrices = product.formats().zip(product.rows.iter().copied());
+        let work = Self::of(matrices, product.cols, product.groups_of_unit)?;
+        Some(Self {
+            may_be_split: product.may_be_split,
+            ..work
+        })
+    }
+}
+
 /// A division of a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Division {
@@ -99,7 +163,7 @@ pub struct Division {
 }
 
 /// The smallest number at most `most` that gives no one more of `count` things to do than `most` would.
-fn evenly(count: usize, most: usize) -> usize {
+pub fn evenly(count: usize, most: usize) -> usize {
     let turns = count.div_ceil(most.max(1)).max(1);
     count.div_ceil(turns).max(1)
 }
@@ -130,11 +194,7 @@ impl Chip<'_> {
         let fits = |tiling: Tiling| {
             tiling.shared_bytes(work.footprint, work.groups_of_unit, self.target) <= self.target.shared_limit
         };
-        let most_columns = COLUMN_TILES
-            .into_iter()
-            .filter(|tile| self.holds(*tile))
-            .max()
-            .unwrap_or(1);
+        let most_columns = column_tiles(self.target).max().unwrap_or(1);
         let most_warps = (1..=MOST_WARPS)
             .rev()
             .find(|warps| fits(tiling(*warps, 1, most_columns)));
@@ -152,7 +212,7 @@ impl Chip<'_> {
     }
 
     /// Parts into which k is split.
-    fn parts(&self, work: &Work) -> usize {
+    pub fn parts(&self, work: &Work) -> usize {
         let tiles = tiles_across(work.cols);
         let most = if work.may_be_split { MOST_PARTS } else { 1 };
         let possible = || (1..=most).filter(|parts| tiles.is_multiple_of(*parts));
@@ -161,30 +221,16 @@ impl Chip<'_> {
         let least = possible().map(busiest).min().unwrap_or(tiles);
         possible().find(|parts| 10 * busiest(*parts) <= 11 * least).unwrap_or(1)
     }
-
-    fn holds(&self, columns: usize) -> bool {
-        columns * self.target.fragments.columns() <= MOST_ROWS
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use tilekiln_dsl::target::TARGETS;
-    use tilekiln_kernels::matmul::packed::groups_down;
-    use tilekiln_kernels::matmul::weights::WEIGHTS;
 
     use super::*;
 
     fn work(codec: &str, [rows, cols]: [usize; 2], groups_of_unit: usize) -> Work {
-        let weight = WEIGHTS.iter().find(|weight| weight.name == codec).unwrap();
-        Work {
-            footprint: weight.packing.as_ref().unwrap().footprint,
-            halves: codec.ends_with("f16"),
-            cols,
-            units: groups_down(rows) / groups_of_unit,
-            groups_of_unit,
-            may_be_split: false,
-        }
+        Work::of([(codec, rows)], cols, groups_of_unit).unwrap()
     }
 
     /// E2B, E4B, 12B and 31B's down projections on an H100.
@@ -198,7 +244,7 @@ mod tests {
             (132, [5376, 21504], [3, 132]),
             (16, [2560, 10240], [1, 16]),
         ] {
-            let chip = Chip { target, units };
+            let chip = Chip::new(target, units);
             let work = Work {
                 may_be_split: true,
                 ..work("q4_k", shape, 1)
@@ -218,7 +264,7 @@ mod tests {
     #[test]
     fn products_of_e4b() {
         let target = TARGETS.iter().find(|target| target.name == "sm_90").unwrap();
-        let chip = Chip { target, units: 132 };
+        let chip = Chip::new(target, 132);
         for (name, work, want) in [
             ("gate and up", work("q4_k", [20480, 2560], 2), [10, 2, 1, 132]),
             ("down", work("q4_k", [2560, 10240], 1), [8, 2, 1, 80]),
@@ -239,12 +285,12 @@ mod tests {
     #[test]
     fn blocks_fit() {
         for target in TARGETS {
-            let chip = Chip { target, units: 16 };
+            let chip = Chip::new(target, 16);
             for weight in WEIGHTS.iter().filter(|weight| weight.packing.is_some()) {
                 for groups_of_unit in [1, 2] {
                     let work = work(weight.name, [4096, 5376], groups_of_unit);
                     let warps = chip.divide(&work, 1).tiling.warps;
-                    for columns in COLUMN_TILES.into_iter().filter(|columns| chip.holds(*columns)) {
+                    for columns in column_tiles(target) {
                         let tiling = chip.divide(&work, columns).tiling;
                         let bytes = tiling.shared_bytes(work.footprint, groups_of_unit, target);
                         assert!(bytes <= target.shared_limit, "{} {tiling:?}: {bytes}", target.name);

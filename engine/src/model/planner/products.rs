@@ -1,12 +1,12 @@
 //! Products of rows with matrices, whatever layout they are in.
 
-use tilekiln_kernels::matmul::packed::{TILE_ROWS, groups_down, tiles_across};
+use tilekiln_kernels::matmul::packed::tiles_across;
 
 use super::division::{Division, Work};
 use super::rows::{int8_bytes, split_bytes};
 use super::{FLOAT, Planner, Prepared, Rows, TANH, THREADS};
 use crate::model::weights::{Takes, Weight};
-use crate::plan::{BufferId, Cost, Count, Operand, Unit};
+use crate::plan::{BufferId, Cost, Count, Divided, Operand, Product, Unit};
 
 /// Warps of a block of a product with a matrix in the layout of its file: output values per block.
 pub const WARPS: u32 = 4;
@@ -164,7 +164,15 @@ impl Planner<'_> {
         activation_bytes: usize,
     ) -> usize {
         let columns = (self.tile as usize / self.chip.target.fragments.columns()).max(1);
-        let Division { tiling, blocks, parts } = self.chip.divide(&work, columns);
+        let product = Product {
+            kernel: kernel.to_owned(),
+            settings: settings.clone(),
+            rows: matrices.iter().map(|weight| weight.rows).collect(),
+            cols: work.cols,
+            groups_of_unit: work.groups_of_unit,
+            may_be_split: work.may_be_split,
+        };
+        let (Division { tiling, blocks, parts }, tuned) = self.chip.division(&product, &work, columns);
         settings.extend([
             format!("warps={}", tiling.warps),
             format!("slots={}", tiling.slots),
@@ -193,6 +201,13 @@ impl Planner<'_> {
         };
         let grid = [Count::Fixed(blocks as u32), tiles];
         self.push(label, kernel, &settings, grid, operands, cost);
+        if let Some(stage) = self.plan.stages.last_mut() {
+            stage.divided = Some(Divided {
+                product,
+                columns,
+                tuned,
+            });
+        }
         parts
     }
 
@@ -217,24 +232,6 @@ fn buffers(matrices: &[&Weight]) -> Vec<Operand> {
 
 /// What a launch over matrices has to do. `None` for a format that cannot be packed.
 fn work(matrices: &[&Weight], groups_of_unit: usize) -> Option<Work> {
-    let first = matrices.first()?;
-    let mut footprint = first.packing()?.footprint;
-    let mut groups = 0;
-    for weight in matrices {
-        footprint = footprint.max(weight.packing()?.footprint);
-        groups += groups_down(weight.rows);
-    }
-    // gates and ups fill their own groups
-    let units = match groups_of_unit {
-        1 => groups,
-        each => (first.rows / each).div_ceil(TILE_ROWS),
-    };
-    Some(Work {
-        footprint,
-        halves: matches!(first.takes(), Takes::Halves(_)),
-        cols: first.cols,
-        units,
-        groups_of_unit,
-        may_be_split: false,
-    })
+    let of_file = matrices.iter().map(|weight| (weight.codec, weight.rows));
+    Work::of(of_file, matrices.first()?.cols, groups_of_unit)
 }

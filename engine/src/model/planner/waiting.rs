@@ -101,11 +101,7 @@ fn design(precision: Precision) -> Design {
         },
         outputs: 4,
     };
-    let chip = Chip {
-        target: sm_90(),
-        units: 132,
-    };
-    Design::read(target, Some(assistant), options, chip).unwrap()
+    Design::read(target, Some(assistant), options, Chip::new(sm_90(), 132)).unwrap()
 }
 
 #[test]

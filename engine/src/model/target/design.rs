@@ -1,7 +1,8 @@
 //! A model's buffers and launches before any device is involved, which of them make a step, and the state of a cache to
 //! measure steps in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::{Buffers, LoadOptions, Network, Plans, Row, Shared, Tail, Target, Want, caches};
 use crate::gguf;
@@ -11,7 +12,7 @@ use crate::model::choice::{Choice, ChoiceSizes, Choosing};
 use crate::model::config::{AssistantConfig, LayerKind, Names, TargetConfig};
 use crate::model::planner::{Attention, CacheBuffers, Chip, Method, Phase, RowTiles, Steps};
 use crate::model::weights::{Contents, Loader};
-use crate::plan::{BufferKind, BufferTable, KernelSpec, Plan, PlanError, Step};
+use crate::plan::{BufferKind, BufferTable, KernelSpec, Plan, PlanError, Product, Step};
 
 /// What a file comes to: every buffer and every launch, for whichever device. Weights stay in the file.
 pub struct Design {
@@ -114,7 +115,7 @@ impl Design {
     }
 
     /// All plans, and what their operands are.
-    pub(in crate::model) fn all(&self) -> (impl Iterator<Item = &Plan>, &BufferTable) {
+    pub fn all(&self) -> (impl Iterator<Item = &Plan>, &BufferTable) {
         let drafting = self.assistant.iter().flat_map(|(assistant, _)| assistant.plans());
         (self.plans.all().chain(drafting), &self.table)
     }
@@ -144,6 +145,36 @@ impl Design {
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
         self.plans
             .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
+    }
+}
+
+/// Where the divisions of products with packed weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Divisions {
+    /// Products that differ in kernel, formats or size.
+    pub products: usize,
+    /// Of these, divided as they were measured; the others by rule.
+    pub tuned: usize,
+}
+
+impl Divisions {
+    /// Those of plans.
+    pub fn of<'p>(plans: impl IntoIterator<Item = &'p Plan>) -> Self {
+        let divided = plans
+            .into_iter()
+            .flat_map(|plan| &plan.stages)
+            .filter_map(|stage| stage.divided.as_ref());
+        let known: BTreeMap<&Product, bool> = divided.map(|divided| (&divided.product, divided.tuned)).collect();
+        Self {
+            products: known.len(),
+            tuned: known.into_values().filter(|tuned| *tuned).count(),
+        }
+    }
+}
+
+impl fmt::Display for Divisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} products divided as measured", self.tuned, self.products)
     }
 }
 
@@ -228,6 +259,12 @@ impl Target {
     pub fn step(&self, step: Step, outputs: usize) -> Vec<(&Plan, Step)> {
         self.plans
             .step(step, outputs, self.options.outputs, (&self.attention, &self.tiles))
+    }
+
+    /// How many products with packed weights it has, and how many of them are divided as measured.
+    pub fn divisions(&self) -> Divisions {
+        let drafting = self.assistant.iter().flat_map(|assistant| assistant.plans());
+        Divisions::of(self.plans.all().chain(drafting))
     }
 
     /// What was chosen for each layer.
