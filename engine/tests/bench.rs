@@ -455,7 +455,7 @@ fn what_cannot_be_is_named() {
         ("plan -ctv f32".into(), 2, &["values as f32", "f32 for both"]),
         ("plan -m no/such.gguf".into(), 1, &["no/such.gguf"]),
         (
-            format!("plan -m {model} -d 10000000 -np 1000"),
+            format!("plan -m {model} -d 16777216 -np 65536"),
             1,
             &["cache", "smaller context"],
         ),

@@ -104,7 +104,7 @@ pub enum ModelError {
         /// Why.
         error: RepackError,
     },
-    /// Kernels count the values of a cache with 32 bits.
+    /// Kernels number the pages of a cache with 32 bits.
     #[error(
         "the cache of layer {layer} would have {slots} slots of {context} positions, more than a kernel can address; use a \
          smaller context (-c) or fewer slots (-np)"

@@ -569,12 +569,13 @@ fn caches(
     let mut tables: Vec<(usize, BufferId)> = Vec::new();
     for (index, layer) in config.shape.layers[..config.own_layers].iter().enumerate() {
         let slot_pages = geometry.slot_pages(layer.window);
-        let pages = geometry
-            .slots
-            .checked_mul(slot_pages)
-            .and_then(|pages| u32::try_from(pages).ok());
+        // kernels number the pages of all KV heads
+        let pages = geometry.slots.checked_mul(slot_pages).filter(|pages| {
+            let of_all_heads = pages.checked_mul(layer.kv_heads);
+            of_all_heads.is_some_and(|pages| u32::try_from(pages).is_ok())
+        });
         let types = options.kv.of(layer.kind);
-        let size = |bytes: usize| (layer.kv_heads * bytes).checked_mul(pages? as usize);
+        let size = |bytes: usize| (layer.kv_heads * bytes).checked_mul(pages?);
         let [keys, values] = types.page_bytes(layer.head_dim).map(size);
         let (Some(pages), Some(keys), Some(values)) = (pages, keys, values) else {
             return Err(ModelError::CacheTooLarge {
@@ -586,9 +587,7 @@ fn caches(
         // each slot has pages of its own; layers with as many share a table
         let known = tables.iter().find(|(known, _)| *known == slot_pages).map(|(_, id)| *id);
         let page_table = known.unwrap_or_else(|| {
-            let words: Vec<u32> = (0..pages).collect();
-            let name = format!("page_table_{slot_pages}");
-            let id = loader.made(table, &name, bytemuck::cast_slice(&words));
+            let id = loader.counting(table, &format!("page_table_{slot_pages}"), pages as u32);
             tables.push((slot_pages, id));
             id
         });

@@ -400,6 +400,13 @@ impl<'a> Loader<'a> {
         id
     }
 
+    /// The numbers `0..count`, as u32.
+    pub fn counting(&mut self, table: &mut BufferTable, name: &str, count: u32) -> BufferId {
+        let id = table.add(name, BufferKind::Constant, 4 * count as usize);
+        self.sources.push((id, Source::Counting(count)));
+        id
+    }
+
     /// Rows of a matrix: its second dimension.
     pub fn rows(&self, name: &str) -> Result<usize, ModelError> {
         let name = self.names.tensor(name);

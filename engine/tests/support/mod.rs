@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -32,14 +33,7 @@ pub fn command(arguments: &[&str]) -> Command {
 
 impl Run {
     pub fn of(mut command: Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().expect("the program starts");
-        let run = Self {
-            code: status.code(),
-            stdout: String::from_utf8(stdout).expect("UTF-8 on stdout"),
-            stderr: String::from_utf8(stderr).expect("UTF-8 on stderr"),
-        };
-        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
-        run
+        Self::from(command.output().expect("the program starts"))
     }
 
     pub fn new(arguments: &[&str]) -> Self {
@@ -66,11 +60,38 @@ impl Run {
     }
 }
 
-/// A line that is refused: with that exit code, nothing on stdout, and all of these words on stderr.
+impl From<Output> for Run {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let run = Self {
+            code: status.code(),
+            stdout: String::from_utf8(stdout).expect("UTF-8 on stdout"),
+            stderr: String::from_utf8(stderr).expect("UTF-8 on stderr"),
+        };
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        run
+    }
+}
+
+/// How long the program may take to say no. A line that is not refused any more may answer or serve for hours.
+const REFUSAL: Duration = Duration::from_secs(60);
+
+/// A line that is refused: soon, with that exit code, nothing on stdout, and all of these words on stderr.
 #[track_caller]
 pub fn refused(line: &str, code: i32, named: &[&str]) -> Run {
     let arguments: Vec<&str> = line.split_whitespace().collect();
-    let run = Run::new(&arguments).ended(code);
+    let mut command = command(&arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let start = Instant::now();
+    while child.try_wait().expect("its own child").is_none() {
+        if start.elapsed() > REFUSAL {
+            child.kill().expect("its own child");
+            child.wait().expect("its own child");
+            panic!("`{line}` is not refused within {REFUSAL:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let run = Run::from(child.wait_with_output().expect("it has ended")).ended(code);
     assert_eq!(run.stdout, "", "`{line}`: errors go to stderr");
     for part in named {
         assert!(

@@ -53,6 +53,7 @@ pub fn kernels(target: &Target, names: [&'static str; 2], head_dim: usize) -> Op
     add((pair.cache_write)(head_dim));
     add((pair.exact)(head_dim));
     add((k.fast?.prepare_queries)(head_dim));
+    add((pair.prepare?)(head_dim));
     for (format, values) in [(k, false), (v, true)] {
         let head_dim = (format.stored)(head_dim);
         add((format.cache_read)(ReadShape { head_dim, values }));

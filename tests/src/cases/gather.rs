@@ -1,4 +1,4 @@
-//! gather over f16, bf16 and f32 tables; copy_rows.
+//! gather over f16, bf16 and f32 tables; copy_rows and scatter_rows.
 
 use half::{bf16, f16};
 use tilekiln_runtime::device::Argument;
@@ -22,6 +22,8 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         Case::new("copy_rows", &[], check_copy),
         Case::new("copy_rows", &["threads=32"], check_copy),
+        Case::new("scatter_rows", &[], check_scatter),
+        Case::new("scatter_rows", &["threads=32"], check_scatter),
     ]
 }
 
@@ -116,6 +118,42 @@ fn check_copy(trial: &mut Trial<'_>) -> Result<(), CaseError> {
         let mut want = vec![<f32 as Word>::POISON; rows * stride];
         for (row, &index) in want.chunks_exact_mut(stride).zip(&indices) {
             row[offset..offset + cols].copy_from_slice(&source[index as usize * cols..][..cols]);
+        }
+        let got = trial.result(&out)?;
+        trial.equal("bits", &bits(&got), &bits(&want));
+        Ok(())
+    })
+}
+
+fn check_scatter(trial: &mut Trial<'_>) -> Result<(), CaseError> {
+    // rows, rows of the output that nobody writes, columns
+    let shapes = match trial.extent {
+        Extent::Small => vec![(1..=1, 1..=1, 1..=1), (11..=13, 11..=19, 280..=400)],
+        Extent::Medium => vec![(1..=1, 1..=1, 1..=1), (101..=200, 11..=90, 280..=900)],
+        Extent::Large => vec![(1..=1, 1..=1, 1..=1), (500..=700, 300..=500, 1000..=5000)],
+    };
+    for_each(trial, shapes, |trial, (rows, others, cols)| {
+        let rows = trial.random.odd_size(rows);
+        let out_rows = rows + trial.random.odd_size(others);
+        let cols = trial.random.odd_size(cols);
+        trial.shape(format!("{rows} rows of {cols} to some of {out_rows}"));
+        let source = trial.random.activations(rows * cols);
+        let mut indices: Vec<u32> = (0..out_rows as u32).collect();
+        indices.sort_by_cached_key(|_| trial.random.integer(0..=i64::MAX));
+        indices.truncate(rows);
+
+        let out = trial.output::<f32>(out_rows * cols)?;
+        let arguments = vec![
+            trial.input(&source)?,
+            trial.input(&indices)?,
+            out.argument(),
+            number(cols),
+        ];
+        trial.launch([rows, 1, 1], arguments)?;
+
+        let mut want = vec![<f32 as Word>::POISON; out_rows * cols];
+        for (row, &index) in source.chunks_exact(cols).zip(&indices) {
+            want[index as usize * cols..][..cols].copy_from_slice(row);
         }
         let got = trial.result(&out)?;
         trial.equal("bits", &bits(&got), &bits(&want));

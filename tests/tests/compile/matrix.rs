@@ -1,13 +1,14 @@
 //! Every kernel that any cell of the attention matrix needs: generated, compiled, without spills.
 //!
-//! All of them are recorded and written in every run. They are compiled by the compilers that are there: a few dozen, others
-//! in every run; all of them for the targets that `TILEKILN_COMPILE_MATRIX` lists (`sm_90,gfx1150`, or `all`).
+//! All of them are recorded and written in every run. They are compiled by the compilers that are there: a few dozen, the
+//! same in every run, or others with another `TILEKILN_SEED`; instead of those all that `TILEKILN_COMPILE_MATRIX` lists:
+//! `all`, targets (`sm_90,gfx1150`), or a target's kernels with a word in their names (`gfx1150:bf16_hd256`).
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tilekiln_codegen::{Generated, generate};
 use tilekiln_dsl::prelude::KernelDef;
@@ -20,17 +21,27 @@ use tilekiln_tests::requirement::require;
 
 use super::{fault_of_spills, nvrtc};
 
-/// Lists the targets whose kernels are all compiled.
-const COMPLETE: &str = "TILEKILN_COMPILE_MATRIX";
+/// Lists what is compiled instead of a sample.
+const LISTED: &str = "TILEKILN_COMPILE_MATRIX";
 /// Kernels of a sample, for each target.
 const SAMPLE: usize = 10;
 
-/// The texts of a target's kernels, by symbol, and what is missing or rejected.
-fn all(target: &Target) -> (BTreeMap<String, Generated>, Vec<String>) {
-    let cells: Vec<_> = pairs()
-        .into_iter()
-        .flat_map(|pair| HEAD_DIMS.map(|head_dim| (pair, head_dim)))
-        .collect();
+/// A pair of formats and a head_dim.
+type Cell = ([&'static str; 2], usize);
+
+/// Every cell of the matrix.
+fn cells() -> Vec<Cell> {
+    let with_head_dims = |pair| HEAD_DIMS.map(|head_dim| (pair, head_dim));
+    pairs().into_iter().flat_map(with_head_dims).collect()
+}
+
+/// The texts of the kernels that cells need on a target, as far as they are `wanted`, by symbol; and what is missing or
+/// rejected.
+fn texts(
+    target: &Target,
+    cells: &[Cell],
+    wanted: impl Fn(Vec<KernelDef>) -> Vec<KernelDef> + Sync,
+) -> (BTreeMap<String, Generated>, Vec<String>) {
     let next = AtomicUsize::new(0);
     let (written, faults) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -44,7 +55,7 @@ fn all(target: &Target) -> (BTreeMap<String, Generated>, Vec<String>) {
                 ));
                 continue;
             };
-            for def in defs {
+            for def in wanted(defs) {
                 if written.lock().expect("no worker panics").contains_key(&def.symbol()) {
                     continue;
                 }
@@ -75,7 +86,7 @@ fn every_kernel_of_the_attention_matrix_is_written() {
     let mut faults = Vec::new();
     for target in TARGETS {
         let start = Instant::now();
-        let (written, missing) = all(target);
+        let (written, missing) = texts(target, &cells(), |defs| defs);
         faults.extend(missing);
         say(&format!(
             "{}: {} kernels of the attention matrix written in {} s",
@@ -87,24 +98,59 @@ fn every_kernel_of_the_attention_matrix_is_written() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// What is to be compiled for a target: words in names of kernels. None if there is no list, and a sample is drawn.
+fn listed(target: &Target) -> Option<Vec<String>> {
+    let list = std::env::var(LISTED).ok()?;
+    let mut words = Vec::new();
+    for entry in list.split(',').map(str::trim) {
+        let (name, word) = entry.split_once(':').unwrap_or((entry, ""));
+        let is_known = name == "all" || TARGETS.iter().any(|target| target.name == name);
+        assert!(
+            is_known,
+            "{LISTED} lists `{entry}`: `{name}` is no target; there are {} and `all`",
+            TARGETS.iter().map(|target| target.name).collect::<Vec<_>>().join(", ")
+        );
+        if name == "all" || name == target.name {
+            words.push(word.to_owned());
+        }
+    }
+    Some(words)
+}
+
+/// The sample of a target: a kernel each of some cells. Ranks of cells and of kernels follow from their names, so that a
+/// kernel more or less in the matrix changes the sample where it belongs to one of these cells, and nowhere else.
+fn sample(target: &Target) -> Vec<Generated> {
+    let rank = |name: &str| Random::new(&format!("{} {name}", target.name)).integer(0..=i64::MAX);
+    let mut cells = cells();
+    cells.sort_by_cached_key(|cell| rank(&format!("{cell:?}")));
+    cells.truncate(SAMPLE);
+    let first = |defs: Vec<KernelDef>| {
+        defs.into_iter()
+            .min_by_key(|def| rank(&def.symbol()))
+            .into_iter()
+            .collect()
+    };
+    texts(target, &cells, first).0.into_values().collect()
+}
+
 fn compiled(compiler: &dyn Compiler, vendor: Vendor) {
-    let complete = std::env::var(COMPLETE).unwrap_or_default();
-    let fresh = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(1, |time| u64::from(time.subsec_nanos()));
-    let chosen = std::env::var(SEED_VARIABLE).map_or(fresh, |_| seed());
     let mut faults = Vec::new();
     for target in TARGETS.iter().filter(|target| target.vendor == vendor) {
-        let is_complete = complete.split(',').any(|name| name == "all" || name == target.name);
-        let (texts, _) = all(target);
-        let mut texts: Vec<Generated> = texts.into_values().collect();
-        if !is_complete {
-            say(&format!("{}: again with {SEED_VARIABLE}={chosen}", target.name));
-            let mut random = Random::with_seed(chosen, target.name);
-            let count = texts.len() as i64;
-            let chosen = (0..SAMPLE).map(|_| texts[random.integer(0..=count - 1) as usize].clone());
-            texts = chosen.collect();
-        }
+        let listed = listed(target);
+        let texts: Vec<Generated> = match &listed {
+            None => sample(target),
+            Some(words) if words.is_empty() => continue,
+            Some(words) => {
+                let is_listed = |def: &KernelDef| words.iter().any(|word| def.symbol().contains(word));
+                let all = texts(target, &cells(), |defs| defs.into_iter().filter(is_listed).collect());
+                all.0.into_values().collect()
+            }
+        };
+        assert!(
+            !texts.is_empty(),
+            "{LISTED}: no kernel of {} has such a word in its name",
+            target.name
+        );
         let start = Instant::now();
         let (mut spilling, mut most) = (0, 0);
         // some at a time: nobody needs the binaries
@@ -118,17 +164,24 @@ fn compiled(compiler: &dyn Compiler, vendor: Vendor) {
                         faults.extend(warnings.iter().map(|warning| format!("{name}: {}", warning.message)));
                         most = most.max(compiled.resources.registers);
                         let spills = compiled.resources.spills;
-                        spilling += usize::from(spills > 0);
+                        if spills > 0 {
+                            spilling += 1;
+                            say(&format!("{name} spills {spills}"));
+                        }
                         faults.extend(fault_of_spills(target.name, &source.symbol, spills));
                     }
                 }
             }
         }
         say(&format!(
-            "{}: {} of the attention matrix's kernels in {} s, {spilling} spill, {most} registers at most",
+            "{}: {} of the attention matrix's kernels in {} s, {spilling} spill, {most} registers at most{}",
             target.name,
             texts.len(),
-            start.elapsed().as_secs()
+            start.elapsed().as_secs(),
+            match listed {
+                None => format!("; a sample, drawn by {SEED_VARIABLE}={}", seed()),
+                Some(_) => String::new(),
+            }
         ));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));

@@ -26,6 +26,8 @@ pub(super) enum Source {
     },
     /// Made while loading.
     Made(Vec<u8>),
+    /// The numbers `0..count`, as u32: made when they are copied, because plans that are never loaded may count billions.
+    Counting(u32),
 }
 
 /// The contents of a model's constants.
@@ -44,6 +46,7 @@ impl Contents {
         let size = |source: &Source| match source {
             Source::File { bytes, .. } | Source::Packed { bytes, .. } => *bytes,
             Source::Made(bytes) => bytes.len(),
+            Source::Counting(count) => 4 * *count as usize,
         };
         let total = self.sources.iter().map(|(_, source)| size(source)).sum();
         let mut done = 0;
@@ -86,6 +89,15 @@ impl Contents {
                     machine.reserve_constant(*id, bytes.len())?;
                     machine.copy_constant(*id, 0, bytes)?;
                     done += bytes.len();
+                }
+                Source::Counting(count) => {
+                    machine.reserve_constant(*id, size(source))?;
+                    for first in (0..*count).step_by(COPY_BYTES / 4) {
+                        let end = first.saturating_add((COPY_BYTES / 4) as u32).min(*count);
+                        let words: Vec<u32> = (first..end).collect();
+                        machine.copy_constant(*id, 4 * first as usize, bytemuck::cast_slice(&words))?;
+                        done += 4 * words.len();
+                    }
                 }
             }
         }
