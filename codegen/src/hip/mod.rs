@@ -18,6 +18,9 @@ use crate::front::language::{Expr, Helper, Language, Needs, Spelled, Sync};
 /// The language.
 pub(crate) struct Hip;
 
+/// Waves on a SIMD that kernels are compiled for where they promise at least as many: they leave 192 registers.
+const WAVES: usize = 5;
+
 impl Language for Hip {
     fn extension(&self) -> &'static str {
         "hip"
@@ -97,9 +100,16 @@ impl Language for Hip {
             _ => "",
         }
     }
-    // registers do not limit how many blocks of these kernels fit: a compute unit has 192 KiB of them for each SIMD
-    fn launch_bounds(&self, threads: usize, _blocks: usize) -> String {
-        format!("__launch_bounds__({threads})")
+    // Registers do not limit how many blocks of these kernels fit. But LLVM lets kernels that share a compute unit grow to
+    // 256 registers, misjudges the last few and spills them; it does not where it is asked for some waves on each SIMD.
+    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
+        let bounds = format!("__launch_bounds__({threads})");
+        // a compute unit has two SIMDs
+        let waves = blocks * threads / 32 / 2;
+        match blocks > 1 && waves >= WAVES {
+            true => format!("{bounds} __attribute__((amdgpu_waves_per_eu({WAVES})))"),
+            false => bounds,
+        }
     }
     fn sync(&self, what: Sync, _: bool, needs: &mut Needs) -> Option<String> {
         intrinsics::sync(what, needs)

@@ -39,7 +39,7 @@ pub struct Format {
 pub struct Fast {
     /// [`prepare_queries`] of a head_dim.
     pub prepare_queries: fn(usize) -> KernelDef,
-    terms: usize,
+    pub(super) terms: usize,
     stored: fn(usize) -> usize,
 }
 

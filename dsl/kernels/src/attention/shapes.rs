@@ -4,7 +4,7 @@ use tilekiln_dsl::prelude::*;
 use tilekiln_dsl::target::Target;
 
 use super::flash::FlashShape;
-use super::formats::Pair;
+use super::formats::{self, Pair};
 
 /// Pages that a block works on at once when it decodes, best first. How a row's keys are added up depends on it, so it
 /// is the same whatever the rows: the first with which the smallest shape fits.
@@ -16,6 +16,8 @@ const PREFILL: [(usize, usize); 4] = [(2, 2), (1, 2), (2, 1), (1, 1)];
 /// Columns whose sums a warp has registers for, and those of all warps of a block together.
 const WARP_COLUMNS: usize = 16;
 const BLOCK_COLUMNS: usize = 128;
+/// Warps of a block: 128 registers a thread. Where queries or weights are split into terms, that is too few.
+const WARPS: usize = 16;
 
 /// A shape of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +49,8 @@ impl Shapes {
     pub fn of(target: &Target, pair: &Pair, head_dim: usize) -> Option<Self> {
         let [decode, prefill] = pair.flash?;
         Some(Self {
-            decode: usable_to_decode(target, decode, head_dim),
-            prefill: usable(target, prefill, 1, head_dim, &PREFILL),
+            decode: usable_to_decode(target, pair, decode, head_dim),
+            prefill: usable(target, pair, prefill, 1, head_dim, &PREFILL),
         })
     }
 
@@ -70,7 +72,7 @@ impl Shapes {
 /// pair, or if the target has no room for one row.
 pub fn decode(target: &Target, pair: &Pair, head_dim: usize, gqa: usize, rows: usize) -> Option<Chosen> {
     let [kernel, _] = pair.flash?;
-    let decode = usable_to_decode(target, kernel, head_dim);
+    let decode = usable_to_decode(target, pair, kernel, head_dim);
     let prefill = Vec::new();
     Shapes { decode, prefill }.decode(gqa, rows)
 }
@@ -78,14 +80,14 @@ pub fn decode(target: &Target, pair: &Pair, head_dim: usize, gqa: usize, rows: u
 /// The shape for prompts: the one with most columns that fits. None as in [`decode`].
 pub fn prefill(target: &Target, pair: &Pair, head_dim: usize, gqa: usize) -> Option<Chosen> {
     let [_, kernel] = pair.flash?;
-    let prefill = usable(target, kernel, 1, head_dim, &PREFILL);
+    let prefill = usable(target, pair, kernel, 1, head_dim, &PREFILL);
     let decode = Vec::new();
     Shapes { decode, prefill }.prefill(gqa)
 }
 
 /// The shapes that decode: with two pages at once where the target has the shared memory for merging what they sum to.
-fn usable_to_decode(target: &Target, kernel: fn(FlashShape) -> KernelDef, head_dim: usize) -> Vec<Chosen> {
-    let with_pages = |pages: &usize| usable(target, kernel, *pages, head_dim, &DECODE);
+fn usable_to_decode(target: &Target, pair: &Pair, kernel: fn(FlashShape) -> KernelDef, head_dim: usize) -> Vec<Chosen> {
+    let with_pages = |pages: &usize| usable(target, pair, kernel, *pages, head_dim, &DECODE);
     let mut found = DECODE_PAGES.iter().map(with_pages);
     found.find(|shapes| !shapes.is_empty()).unwrap_or_default()
 }
@@ -93,6 +95,7 @@ fn usable_to_decode(target: &Target, kernel: fn(FlashShape) -> KernelDef, head_d
 /// The shapes that the target has registers and shared memory for.
 fn usable(
     target: &Target,
+    pair: &Pair,
     kernel: fn(FlashShape) -> KernelDef,
     pages: usize,
     head_dim: usize,
@@ -109,9 +112,11 @@ fn usable(
         let columns = shape.columns(width);
         Chosen { shape, columns }
     });
+    let fast = pair.names.into_iter().filter_map(|name| formats::find(name)?.fast);
+    let terms = fast.map(|format| format.terms).max().unwrap_or(1);
     let is_held = |shape: FlashShape| {
         let of_warp = shape.tiles * width;
-        of_warp <= WARP_COLUMNS && of_warp * shape.warps() <= BLOCK_COLUMNS
+        of_warp <= WARP_COLUMNS && of_warp * shape.warps() <= BLOCK_COLUMNS && shape.warps() * terms <= WARPS
     };
     // recording refuses what the target has no shared memory for
     all.filter(|chosen| is_held(chosen.shape) && kernel(chosen.shape).record(target).is_ok())

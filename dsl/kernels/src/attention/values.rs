@@ -104,13 +104,24 @@ pub(super) fn add_values<V: KvCodec>(
         multiply_values::<V>(block, sums, loaded, weights);
     };
     let units = block.value_units();
-    if values.ahead == 0 {
+    let fetch_and_weigh = |unit: Val<u32>| {
+        let stage = Stage::new::<V>(&block.values, 1, values.tables);
+        let starts = values.starts::<V>(block, page);
+        let distance = unit.to::<u64>() * block.values.bytes;
+        stage.fetch::<V>(&block.values, cache_v, &starts, u32(0), distance);
+        weigh(stage.unit::<V>(&block.values, u32(0)), unit);
+    };
+    if values.ahead == 0 && target().fragments.k_parts() > 1 {
         for unit in unrolled(0..units) {
-            let stage = Stage::new::<V>(&block.values, 1, values.tables);
-            let starts = values.starts::<V>(block, page);
-            let distance = unit.to::<u64>() * block.values.bytes;
-            stage.fetch::<V>(&block.values, cache_v, &starts, u32(0), distance);
-            weigh(stage.unit::<V>(&block.values, u32(0)), unit);
+            fetch_and_weigh(unit);
+            after_unit(unit);
+        }
+    } else if values.ahead == 0 {
+        /// one after the other: where a lane has whole rows, two units have more words than there are registers
+        for unit in unrolled_by(1, 0..units) {
+            fetch_and_weigh(unit);
+        }
+        for unit in unrolled(0..units) {
             after_unit(unit);
         }
     } else {
