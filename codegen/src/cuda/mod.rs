@@ -98,7 +98,7 @@ impl Language for Cuda {
             _ => "",
         }
     }
-    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
+    fn launch_bounds(&self, threads: usize, blocks: usize, _: usize) -> String {
         match blocks {
             0 => format!("__launch_bounds__({threads})"),
             _ => format!("__launch_bounds__({threads}, {blocks})"),

@@ -31,13 +31,12 @@ pub(crate) fn write(kernel: &Kernel, language: &dyn Language) -> Result<Generate
     // Callers first: what they call and need is then known.
     let mut kernel_lines = Output::default();
     let mut function_lines = Vec::new();
-    let dry = plan(kernel, &file.effects, &(0..kernel.functions.len()).collect::<Vec<_>>());
-    let own_dynamic = dry.as_ref().is_ok_and(|plan| plan.dynamic > 0);
-    let mut shared = SharedPlan { total: 0, dynamic: 0 };
-    for round in 0..2 {
-        // The second round knows which functions are called, hence how much shared memory there is.
-        let dynamic = if round == 0 { own_dynamic } else { shared.dynamic > 0 };
-        kernel_lines = write_kernel(&mut file, dynamic)?;
+    // The first round goes by all functions, the second one knows which are called, hence how much shared memory there is.
+    let all: Vec<usize> = (0..kernel.functions.len()).collect();
+    let mut shared = plan(kernel, &file.effects, &all).unwrap_or(SharedPlan { total: 0, dynamic: 0 });
+    for _ in 0..2 {
+        let dynamic = shared.dynamic > 0;
+        kernel_lines = write_kernel(&mut file, dynamic, shared.total)?;
         function_lines.clear();
         for index in (0..kernel.functions.len()).rev() {
             if file.used_functions.contains(&index) {
@@ -415,9 +414,9 @@ fn waits_for_prerequisites(block: &Block) -> bool {
     })
 }
 
-fn write_kernel(file: &mut File<'_>, dynamic: bool) -> Result<Output, CodegenError> {
+fn write_kernel(file: &mut File<'_>, dynamic: bool, shared_bytes: usize) -> Result<Output, CodegenError> {
     let kernel = file.kernel;
-    let bounds = file.language.launch_bounds(kernel.threads, kernel.blocks);
+    let bounds = file.language.launch_bounds(kernel.threads, kernel.blocks, shared_bytes);
     let mut printer = Printer::new(file, &kernel.body, Owner::Kernel(kernel));
     let at = Some(kernel.at);
     let mut head = Output::default();

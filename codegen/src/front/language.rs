@@ -154,8 +154,9 @@ pub(crate) trait Language {
     fn byte_permute(&self, parts: &[Expr; 3], needs: &mut Needs) -> Expr;
     /// The helper that multiplies as one matrix instruction does; empty for elements that none takes.
     fn instruction_product(&self, element: Scalar) -> &'static str;
-    /// The attribute that tells the compiler how large blocks are, and how many should fit beside each other.
-    fn launch_bounds(&self, threads: usize, blocks: usize) -> String;
+    /// The attribute that tells the compiler how large blocks are, and how many should fit beside each other; each has so
+    /// many bytes of shared memory.
+    fn launch_bounds(&self, threads: usize, blocks: usize, shared_bytes: usize) -> String;
     /// A statement; `None` where the target needs none.
     fn sync(&self, what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String>;
     /// How dynamic shared memory is declared.

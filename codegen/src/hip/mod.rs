@@ -20,6 +20,9 @@ pub(crate) struct Hip;
 
 /// Waves on a SIMD that kernels are compiled for where they promise at least as many: they leave 192 registers.
 const WAVES: usize = 5;
+/// SIMDs of a compute unit, and bytes of its shared memory.
+const SIMDS: usize = 2;
+const SHARED_BYTES: usize = 64 << 10;
 
 impl Language for Hip {
     fn extension(&self) -> &'static str {
@@ -100,13 +103,12 @@ impl Language for Hip {
             _ => "",
         }
     }
-    // Registers do not limit how many blocks of these kernels fit. But LLVM lets kernels that share a compute unit grow to
-    // 256 registers, misjudges the last few and spills them; it does not where it is asked for some waves on each SIMD.
-    fn launch_bounds(&self, threads: usize, blocks: usize) -> String {
+    // LLVM lets kernels that share a compute unit grow to 256 registers, misjudges the last few and spills them; it does
+    // not where it is asked for some waves on each SIMD. It warns where shared memory has no room for so many.
+    fn launch_bounds(&self, threads: usize, blocks: usize, shared_bytes: usize) -> String {
         let bounds = format!("__launch_bounds__({threads})");
-        // a compute unit has two SIMDs
-        let waves = blocks * threads / 32 / 2;
-        match blocks > 1 && waves >= WAVES {
+        let fitting = blocks.min(SHARED_BYTES / shared_bytes.max(1));
+        match blocks > 1 && fitting * threads / 32 / SIMDS >= WAVES {
             true => format!("{bounds} __attribute__((amdgpu_waves_per_eu({WAVES})))"),
             false => bounds,
         }

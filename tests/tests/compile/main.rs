@@ -74,9 +74,7 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     // 128 registers let two blocks share a multiprocessor, which is worth more than what is spilled
     ("sm_", "flash_decode_*_hd512_t1_t1_p2", 92),
     // 128 registers are all that threads of 16 warps can have
-    ("sm_", "flash_decode_*_hd512_t1_t2_p2", 136),
-    // all 255 registers of a thread
-    ("sm_120", "flash_decode_q4_0_bf16_hd256_*", 40),
+    ("sm_", "flash_decode_*_t1_t2_p2", 136),
     // hipRTC only: it plans with all 256 registers that a lane can have, and is wrong by a few; complete for gfx1150
     ("gfx1150", "flash_decode_f16_turbo3_hd128_t1_t1_p2", 34),
     ("gfx1150", "flash_decode_q4_0_q8_0_hd64_t1_t1_p2", 1),

@@ -40,7 +40,7 @@ fn cells() -> Vec<Cell> {
 fn texts(
     target: &Target,
     cells: &[Cell],
-    wanted: impl Fn(Vec<KernelDef>) -> Vec<KernelDef> + Sync,
+    wanted: impl Fn(Cell, Vec<KernelDef>) -> Vec<KernelDef> + Sync,
 ) -> (BTreeMap<String, Generated>, Vec<String>) {
     let next = AtomicUsize::new(0);
     let (written, faults) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
@@ -55,7 +55,7 @@ fn texts(
                 ));
                 continue;
             };
-            for def in wanted(defs) {
+            for def in wanted((pair, head_dim), defs) {
                 if written.lock().expect("no worker panics").contains_key(&def.symbol()) {
                     continue;
                 }
@@ -86,7 +86,7 @@ fn every_kernel_of_the_attention_matrix_is_written() {
     let mut faults = Vec::new();
     for target in TARGETS {
         let start = Instant::now();
-        let (written, missing) = texts(target, &cells(), |defs| defs);
+        let (written, missing) = texts(target, &cells(), |_, defs| defs);
         faults.extend(missing);
         say(&format!(
             "{}: {} kernels of the attention matrix written in {} s",
@@ -117,18 +117,19 @@ fn listed(target: &Target) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// The sample of a target: a kernel each of some cells. Ranks of cells and of kernels follow from their names, so that a
-/// kernel more or less in the matrix changes the sample where it belongs to one of these cells, and nowhere else.
+/// The sample of a target: a kernel each of some cells, of those that no other cell has. Ranks of cells and of kernels
+/// follow from their names, so that a kernel more or less in the matrix changes the sample where it belongs to one of
+/// these cells, and nowhere else.
 fn sample(target: &Target) -> Vec<Generated> {
     let rank = |name: &str| Random::new(&format!("{} {name}", target.name)).integer(0..=i64::MAX);
     let mut cells = cells();
     cells.sort_by_cached_key(|cell| rank(&format!("{cell:?}")));
     cells.truncate(SAMPLE);
-    let first = |defs: Vec<KernelDef>| {
-        defs.into_iter()
-            .min_by_key(|def| rank(&def.symbol()))
-            .into_iter()
-            .collect()
+    let first = |([k, v], _): Cell, mut defs: Vec<KernelDef>| {
+        defs.retain(|def| def.symbol().contains(&format!("{k}_{v}")));
+        defs.sort_by_cached_key(|def| rank(&def.symbol()));
+        defs.truncate(1);
+        defs
     };
     texts(target, &cells, first).0.into_values().collect()
 }
@@ -142,7 +143,7 @@ fn compiled(compiler: &dyn Compiler, vendor: Vendor) {
             Some(words) if words.is_empty() => continue,
             Some(words) => {
                 let is_listed = |def: &KernelDef| words.iter().any(|word| def.symbol().contains(word));
-                let all = texts(target, &cells(), |defs| defs.into_iter().filter(is_listed).collect());
+                let all = texts(target, &cells(), |_, defs| defs.into_iter().filter(is_listed).collect());
                 all.0.into_values().collect()
             }
         };
