@@ -93,6 +93,8 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     ("gfx1150", "flash_prefill_turbo2_turbo2_hd64_t1_t2_p1", 15),
     ("gfx1150", "flash_prefill_turbo3_turbo2_hd128_t1_t2_p1", 27),
     ("gfx1150", "flash_prefill_turbo3_turbo2_hd64_t1_t2_p1", 27),
+    // clang 19 only
+    ("gfx1150", "flash_decode_f16_f16_hd512_t1_t1_p1", 8),
     // all loads of an ordered sum at once
     ("gfx1150", "prepare_attention_*_hd512", 23),
 ];
