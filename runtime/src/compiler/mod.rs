@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use tilekiln_codegen::Generated;
 use tilekiln_dsl::ir::Kernel;
 
@@ -142,7 +143,7 @@ pub(crate) struct Prepared {
     pub compiled: Compiled,
 }
 
-/// Generates and compiles kernels for a device: what both vendors' `Device::load` begin with.
+/// Generates and compiles kernels for a device, on all cores: what both vendors' `Device::load` begin with.
 pub(crate) fn prepare(
     compiler: &dyn Compiler,
     cache: Option<&Cache>,
@@ -150,23 +151,24 @@ pub(crate) fn prepare(
     target: &str,
     architecture: &str,
 ) -> Result<Vec<Prepared>, DeviceError> {
-    let mut sources = Vec::with_capacity(kernels.len());
-    for kernel in &kernels {
-        if kernel.target.name != target {
-            return Err(DeviceError::Unsupported {
-                message: format!(
-                    "{} was recorded for {}, this device runs kernels recorded for {target}; record it for {target}",
-                    kernel.symbol, kernel.target.name
-                ),
-                at: kernel.at,
-            });
-        }
-        let generated = tilekiln_codegen::generate(kernel).map_err(|error| DeviceError::Unsupported {
-            message: error.message,
-            at: error.at,
-        })?;
-        sources.push(generated);
-    }
+    let sources = kernels
+        .par_iter()
+        .map(|kernel| {
+            if kernel.target.name != target {
+                return Err(DeviceError::Unsupported {
+                    message: format!(
+                        "{} was recorded for {}, this device runs kernels recorded for {target}; record it for {target}",
+                        kernel.symbol, kernel.target.name
+                    ),
+                    at: kernel.at,
+                });
+            }
+            tilekiln_codegen::generate(kernel).map_err(|error| DeviceError::Unsupported {
+                message: error.message,
+                at: error.at,
+            })
+        })
+        .collect::<Result<Vec<Generated>, DeviceError>>()?;
     let compiled = compile_all(compiler, cache, &sources, Some(architecture));
     kernels
         .into_iter()
