@@ -75,7 +75,7 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     ("sm_", "flash_decode_*_hd512_t1_t1_p2", 92),
     // 128 registers are all that threads of 16 warps can have
     ("sm_", "flash_decode_*_t1_t2_p2", 136),
-    // hipRTC only: it plans with all 256 registers that a lane can have, and is wrong by a few; complete for gfx1150
+    // hipRTC only: it plans with all 256 registers that a lane can have, and is wrong by a few
     ("gfx1150", "flash_decode_f16_turbo3_hd128_t1_t1_p2", 34),
     ("gfx1150", "flash_decode_q4_0_q8_0_hd64_t1_t1_p2", 1),
     ("gfx1150", "flash_decode_q8_0_bf16_hd128_t1_t1_p2", 13),
@@ -95,8 +95,9 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     ("gfx1150", "flash_prefill_turbo3_turbo2_hd64_t1_t2_p1", 27),
     // clang 19 only
     ("gfx1150", "flash_decode_f16_f16_hd512_t1_t1_p1", 8),
-    // all loads of an ordered sum at once
-    ("gfx1150", "prepare_attention_*_hd512", 23),
+    // all loads of the ordered sum of a turbo format at once
+    ("gfx1150", "cache_write_*_hd512", 24),
+    ("gfx1150", "prepare_attention_*_hd512", 24),
 ];
 
 /// Whether a kernel's name is a pattern, or is like one where that has a `*`.
