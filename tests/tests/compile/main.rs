@@ -95,9 +95,6 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     ("gfx1150", "flash_prefill_turbo3_turbo2_hd64_t1_t2_p1", 27),
     // clang 19 only
     ("gfx1150", "flash_decode_f16_f16_hd512_t1_t1_p1", 8),
-    // all loads of the ordered sum of a turbo format at once
-    ("gfx1150", "cache_write_*_hd512", 24),
-    ("gfx1150", "prepare_attention_*_hd512", 24),
 ];
 
 /// Whether a kernel's name is a pattern, or is like one where that has a `*`.

@@ -67,7 +67,8 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
 pub fn ordered_sum(terms: Shared<f32>, thread: Val<u32>) -> Val<f32> {
     let first = thread / GROUP * GROUP;
     let mut sum = f32(0.0);
-    for i in device_range(0, GROUP / 4) {
+    /// unrolled fully, all loads go in front, to more registers than there are
+    for i in unrolled_by(8, 0..GROUP / 4) {
         let four = terms.load_as::<Pack<f32, 4>>(first + i * 4);
         for j in 0..4 {
             sum = sum.add_unfused(four.component(j));
