@@ -27,8 +27,8 @@ impl CombineShape {
     /// For up to so many chunks a row, however long its sequence: with few, each has a warp.
     pub fn of(slice: usize, rotated: bool, chunks: usize) -> Self {
         let [warps, ahead] = match chunks {
-            ..=8 => [8, 1],
-            ..=16 => [16, 1],
+            0..=8 => [8, 1],
+            9..=16 => [16, 1],
             _ => [16, 8],
         };
         Self {
