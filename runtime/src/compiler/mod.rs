@@ -14,8 +14,7 @@ pub mod nvrtc;
 mod ptxas;
 mod rtc;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -89,34 +88,7 @@ pub fn compile_all(
             None => compiler.build(generated, architecture),
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = cores.min(sources.len());
-    if workers <= 1 {
-        return sources.iter().map(one).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<_>>> = Mutex::new(sources.iter().map(|_| None).collect());
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((at, generated)) = claim(&next, sources) {
-                    let result = one(generated);
-                    done.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
-                }
-            });
-        }
-    });
-    // The scope has joined every worker, so every slot is filled; compiling what is missing keeps this total.
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.into_iter()
-        .zip(sources)
-        .map(|(result, generated)| result.unwrap_or_else(|| one(generated)))
-        .collect()
-}
-
-fn claim<'a, T>(next: &AtomicUsize, items: &'a [T]) -> Option<(usize, &'a T)> {
-    let at = next.fetch_add(1, Ordering::Relaxed);
-    items.get(at).map(|item| (at, item))
+    sources.par_iter().map(one).collect()
 }
 
 fn cached(

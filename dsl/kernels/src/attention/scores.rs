@@ -55,8 +55,7 @@ pub(super) fn score_unit<K: KvCodec>(
     if keys.ahead == 0 {
         for group in unrolled(0..block.keys.groups) {
             let stage = Stage::new::<K>(&block.keys, 1, keys.tables);
-            let starts = keys.starts::<K>(block, page);
-            stage.fetch::<K>(&block.keys, cache_k, &starts, u32(0), block.keys.group_distance(group));
+            keys.fetch_to::<K>(stage, block, cache_k, page, u32(0), group);
             score_group::<K>(block, sums, queries, stage.unit::<K>(&block.keys, u32(0)), group);
         }
     } else {
@@ -125,14 +124,7 @@ impl Keys {
         Self { stage, tables, ahead }
     }
 
-    /// Where this lane finds this warp's unit of the first group of a page.
-    #[tile_fn]
-    fn starts<K: KvCodec>(&self, block: &Block, page: Val<u64>) -> super::codec::LaneStarts {
-        let first = block.keys.unit(page, u32(0), block.member);
-        block.keys.lane_starts::<K>(first)
-    }
-
-    /// Loads one group of a page's keys to a place of the stage.
+    /// Loads one group of a page's keys to a place of the registers that are kept for them.
     #[tile_fn]
     pub(super) fn fetch<K: KvCodec>(
         &self,
@@ -142,9 +134,23 @@ impl Keys {
         place: Val<u32>,
         group: Val<u32>,
     ) {
-        let starts = self.starts::<K>(block, page);
+        self.fetch_to::<K>(self.stage, block, cache_k, page, place, group);
+    }
+
+    /// Loads one group of a page's keys to a place of a stage.
+    #[tile_fn]
+    fn fetch_to<K: KvCodec>(
+        &self,
+        stage: Stage,
+        block: &Block,
+        cache_k: In<u8>,
+        page: Val<u64>,
+        place: Val<u32>,
+        group: Val<u32>,
+    ) {
+        let starts = block.keys.lane_starts::<K>(block.keys.unit(page, u32(0), block.member));
         let distance = block.keys.group_distance(group);
-        self.stage.fetch::<K>(&block.keys, cache_k, &starts, place, distance);
+        stage.fetch::<K>(&block.keys, cache_k, &starts, place, distance);
     }
 }
 

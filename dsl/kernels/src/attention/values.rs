@@ -2,7 +2,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{KvCodec, LaneStarts, Loaded, Scales, Stage};
+use super::codec::{KvCodec, Loaded, Scales, Stage};
 use super::flash::{Block, TEAM};
 use super::pages::{UNIT, UNITS};
 use super::queries::terms;
@@ -37,13 +37,6 @@ impl Values {
         Self { stage, tables, ahead }
     }
 
-    /// Where this lane finds this warp's first unit of a page.
-    #[tile_fn]
-    fn starts<V: KvCodec>(&self, block: &Block, page: Val<u64>) -> LaneStarts {
-        let (group, unit) = value_part(block);
-        block.values.lane_starts::<V>(block.values.unit(page, group, unit))
-    }
-
     /// Loads the units of a page that are loaded ahead.
     #[tile_fn]
     pub(super) fn fetch_ahead<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>) {
@@ -52,12 +45,29 @@ impl Values {
         }
     }
 
-    /// Loads one unit of a page to a place of the stage.
+    /// Loads one unit of a page to a place of the registers that are kept for them.
     #[tile_fn]
     fn fetch<V: KvCodec>(&self, block: &Block, cache_v: In<u8>, page: Val<u64>, place: Val<u32>, unit: Val<u32>) {
-        let starts = self.starts::<V>(block, page);
+        self.fetch_to::<V>(self.stage, block, cache_v, page, place, unit);
+    }
+
+    /// Loads one unit of a page to a place of a stage.
+    #[tile_fn]
+    fn fetch_to<V: KvCodec>(
+        &self,
+        stage: Stage,
+        block: &Block,
+        cache_v: In<u8>,
+        page: Val<u64>,
+        place: Val<u32>,
+        unit: Val<u32>,
+    ) {
+        let (group, first_unit) = value_part(block);
+        let starts = block
+            .values
+            .lane_starts::<V>(block.values.unit(page, group, first_unit));
         let distance = unit.to::<u64>() * block.values.bytes;
-        self.stage.fetch::<V>(&block.values, cache_v, &starts, place, distance);
+        stage.fetch::<V>(&block.values, cache_v, &starts, place, distance);
     }
 }
 
@@ -106,9 +116,7 @@ pub(super) fn add_values<V: KvCodec>(
     let units = block.value_units();
     let fetch_and_weigh = |unit: Val<u32>| {
         let stage = Stage::new::<V>(&block.values, 1, values.tables);
-        let starts = values.starts::<V>(block, page);
-        let distance = unit.to::<u64>() * block.values.bytes;
-        stage.fetch::<V>(&block.values, cache_v, &starts, u32(0), distance);
+        values.fetch_to::<V>(stage, block, cache_v, page, u32(0), unit);
         weigh(stage.unit::<V>(&block.values, u32(0)), unit);
     };
     if values.ahead == 0 && target().fragments.k_parts() > 1 {

@@ -35,11 +35,7 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
     /// butterflies within a warp: the lower lane gets the sum, the upper one the difference
     for distance in [1, 2, 4, 8, 16] {
         let other = shuffle_xor(coordinate, distance);
-        coordinate = select(
-            thread & distance == 0,
-            coordinate.add_unfused(other),
-            other.sub_unfused(coordinate),
-        );
+        coordinate = butterfly(coordinate, other, thread & distance == 0);
     }
     /// butterflies between warps: both at once, for which a thread repeats what the one 64 away adds
     exchange[thread] = coordinate;
@@ -47,19 +43,16 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
     let others = [32, 64, 96].map(|distance: u32| exchange[thread ^ distance]);
     barrier();
     let is_lower = thread & 32 == 0;
-    let own = select(
-        is_lower,
-        coordinate.add_unfused(others[0]),
-        others[0].sub_unfused(coordinate),
-    );
-    let other = select(
-        is_lower,
-        others[1].add_unfused(others[2]),
-        others[2].sub_unfused(others[1]),
-    );
-    coordinate = select(thread & 64 == 0, own.add_unfused(other), other.sub_unfused(own));
+    let own = butterfly(coordinate, others[0], is_lower);
+    let other = butterfly(others[1], others[2], is_lower);
+    coordinate = butterfly(own, other, thread & 64 == 0);
     let factor = with_sign(f32(NORMALISE), word_of(second, thread / 32 % 4), lane);
     coordinate.mul_unfused(factor)
+}
+
+/// Half a butterfly: the sum of the two for the lower one, what the upper one has less than the other for the upper one.
+fn butterfly(own: Val<f32>, other: Val<f32>, is_lower: Val<bool>) -> Val<f32> {
+    select(is_lower, own.add_unfused(other), other.sub_unfused(own))
 }
 
 /// Sum over the 128 values of this thread's group in order, each thread computing all of it: the format fixes the order.

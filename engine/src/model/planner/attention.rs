@@ -19,7 +19,7 @@ use crate::plan::{BufferId, BufferKind, BufferTable, Cost, Count, Machine, Opera
 /// Rows of a sequence that plans for decoding are made for.
 const DECODE_ROWS: [usize; 4] = [1, 2, 4, 8];
 /// … and the most that one of their groups has.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = DECODE_ROWS[DECODE_ROWS.len() - 1];
 /// Values that one block of the combination takes.
 const SLICE: usize = 128;
 

@@ -118,9 +118,11 @@ impl Planner<'_> {
                 self.packed_gated(&format!("{name}.ffn_gate_up"), both);
                 let label = format!("{name}.ffn_down");
                 if self.adds_parts(next) {
-                    return self.packed_product_in_parts(&label, &weights.down, scratch.gated_prepared, scratch.branch);
+                    self.packed_product_in_parts(&label, &weights.down, scratch.gated_prepared, scratch.branch)
+                } else {
+                    self.packed_product(&label, &[&weights.down], scratch.gated_prepared, scratch.branch);
+                    1
                 }
-                self.packed_product(&label, &[&weights.down], scratch.gated_prepared, scratch.branch);
             }
             GateUp::Separate { gate, up } => {
                 let both = [("ffn_gate", gate, scratch.gate), ("ffn_up", up, scratch.up)];
@@ -134,9 +136,9 @@ impl Planner<'_> {
                 self.gated(&format!("{name}.ffn_gated"), buffers, up, layer.ffn);
                 let down = [("ffn_down", &weights.down, scratch.branch)];
                 self.products(name, Rows::floats(scratch.gated), &down);
+                1
             }
         }
-        1
     }
 
     /// The per-layer embedding's branch. Formula: Gemma 4, step 3h.

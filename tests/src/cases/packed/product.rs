@@ -7,87 +7,64 @@ use super::super::weights::{Format, bits};
 use super::super::{Case, CaseError, Trial};
 use super::{Division, How, PackedActivations, bounds, invariant, selected, settings, shapes, table};
 use crate::reference::quant::{Activations, BlockFormat, matrix_product};
-use crate::reference::{Sum, values};
+use crate::reference::values;
 
 pub(super) fn cases() -> Vec<Case> {
-    let mut products: Vec<(BlockFormat, Division)> = Vec::new();
+    // format, division, parts of k
+    let mut products: Vec<(BlockFormat, Division, usize)> = Vec::new();
     for format in BlockFormat::ALL {
-        products.extend([(format, [2, 2, 1]), (format, [3, 1, 2])]);
+        products.extend([(format, [2, 2, 1], 1), (format, [3, 1, 2], 1)]);
     }
     products.extend([
-        (BlockFormat::Q4_K, [1, 3, 1]),
-        (BlockFormat::Q4_K, [2, 2, 4]),
-        (BlockFormat::Q6_K, [2, 1, 4]),
-        (BlockFormat::Q8_0, [2, 1, 4]),
+        (BlockFormat::Q4_K, [1, 3, 1], 1),
+        (BlockFormat::Q4_K, [2, 2, 4], 1),
+        (BlockFormat::Q6_K, [2, 1, 4], 1),
+        (BlockFormat::Q8_0, [2, 1, 4], 1),
+        (BlockFormat::Q4_K, [2, 2, 1], 3),
+        (BlockFormat::Q6_K, [3, 1, 2], 2),
+        (BlockFormat::Q8_0, [1, 2, 1], 4),
     ]);
     let pairs = [
         (BlockFormat::Q4_K, [2, 2, 1]),
         (BlockFormat::Q8_0, [2, 1, 2]),
         (BlockFormat::Q5_0, [1, 2, 1]),
     ];
-    let mut cases = table("packed_product", &products, check_product);
-    for (format, division, parts) in [
-        (BlockFormat::Q4_K, [2, 2, 1], 3),
-        (BlockFormat::Q6_K, [3, 1, 2], 2),
-        (BlockFormat::Q8_0, [1, 2, 1], 4),
-    ] {
-        let selected = format!("{},parts={parts}", selected("packed_product", format));
-        let settings = settings(&selected, division);
+    let mut cases = Vec::new();
+    for (format, division, parts) in products {
+        let settings = settings(&in_parts(format, parts), division);
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         cases.push(Case::new("packed_product", &settings, move |trial| {
-            check_parts(trial, format, division, parts)
+            check_product(trial, format, division, parts)
         }));
     }
     cases.extend(table("packed_pair", &pairs, check_pair));
     cases
 }
 
-fn check_product(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
-    let [warps, _, columns] = division;
-    let layout = trial.target().fragments;
-    let shapes = shapes(trial.extent, columns * layout.columns());
-    for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
-        let rows = trial.random.odd_size(rows);
-        let cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(format.elements());
-        let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
-        trial.shape(format!("{tokens} tokens, {rows} rows of {cols}"));
-        let file = Format::Blocks(format).matrix(trial, rows, cols).bytes;
-        let weights = Format::Blocks(format).pack(layout, &file, rows, cols);
-        let activations = activations(trial, tokens, cols);
-        let launch = |trial: &mut Trial<'_>, how: &How<'_>| {
-            let packed = PackedActivations::new(&activations[how.tokens.clone()], layout);
-            let y = trial.output::<f32>(how.tokens.len() * rows)?;
-            let mut arguments = vec![trial.input(&weights)?];
-            arguments.extend(packed.inputs(trial)?);
-            arguments.push(y.argument());
-            arguments.extend([rows, tiles_across(cols), how.tokens.len(), packed.stride].map(number));
-            how.launch(trial, arguments)?;
-            Ok(bits(&trial.result(&y)?))
-        };
-        let got = invariant(
-            trial,
-            (&Format::Blocks(format).setting(), division),
-            (tokens, groups_down(rows)),
-            launch,
-        )?;
-        let sums: Vec<Sum> = activations
-            .iter()
-            .flat_map(|row| matrix_product(format, &file, row))
-            .collect();
-        let got: Vec<f32> = got.into_iter().map(f32::from_bits).collect();
-        trial.within(&got, &values(&sums), &bounds(&sums, format, cols, warps));
-        Ok(())
-    })
+/// What selects a product in parts.
+fn in_parts(format: BlockFormat, parts: usize) -> String {
+    let weight = selected("packed_product", format);
+    match parts {
+        1 => weight,
+        _ => format!("{weight},parts={parts}"),
+    }
 }
 
 /// Each part of k by itself: the product with what is left of activations when the other parts are zero.
-fn check_parts(trial: &mut Trial<'_>, format: BlockFormat, division: Division, parts: usize) -> Result<(), CaseError> {
+fn check_product(
+    trial: &mut Trial<'_>,
+    format: BlockFormat,
+    division: Division,
+    parts: usize,
+) -> Result<(), CaseError> {
     let [warps, _, columns] = division;
     let layout = trial.target().fragments;
     let shapes = shapes(trial.extent, columns * layout.columns());
+    // parts are whole tiles
+    let unit = if parts > 1 { TILE_COLS } else { format.elements() };
     for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
         let rows = trial.random.odd_size(rows);
-        let part_cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(TILE_COLS);
+        let part_cols = (trial.random.odd_size(sub_blocks) * SUB_BLOCK).next_multiple_of(unit);
         let cols = parts * part_cols;
         let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;
         trial.shape(format!("{tokens} tokens, {rows} rows of {parts} times {part_cols}"));
@@ -107,7 +84,7 @@ fn check_parts(trial: &mut Trial<'_>, format: BlockFormat, division: Division, p
             let places = (0..here).flat_map(|token| (0..parts).map(move |part| (part * here + token) * rows));
             Ok(places.flat_map(|first| y[first..first + rows].to_vec()).collect())
         };
-        let selected = format!("{},parts={parts}", Format::Blocks(format).setting());
+        let selected = in_parts(format, parts);
         let got: Vec<u32> = invariant(
             trial,
             (&selected, division),
