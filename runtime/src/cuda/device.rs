@@ -173,6 +173,17 @@ impl CudaDevice {
                 module.dynamic_shared_bytes as c_int
             ))?;
         }
+        if kernel.blocks > 0 {
+            // Blocks of later launches start early where there is room, and what they fetch then delays what the step waits
+            // for: a kernel that says how many of its blocks are to fit leaves no room for more. A function of a loaded module.
+            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            let percent = shared_memory_share(
+                kernel.blocks,
+                compiled.resources.shared_bytes as usize,
+                self.properties.target.shared_limit,
+            );
+            cuda!(cuFuncSetAttribute(module.function, attribute, percent as c_int))?;
+        }
         Ok(Loaded {
             symbol: generated.symbol,
             resources: compiled.resources,
@@ -182,6 +193,19 @@ impl CudaDevice {
             handle: Arc::new(Arc::new(module)),
         })
     }
+}
+
+/// What share of a multiprocessor's memory, in percent, so many blocks with so much shared memory need. One block gets its
+/// own without being asked for.
+fn shared_memory_share(blocks: usize, bytes: usize, limit_of_block: usize) -> usize {
+    /// What CUDA keeps of it for each block.
+    const RESERVED: usize = 1024;
+    if blocks < 2 {
+        return 0;
+    }
+    // a single block may have all of it but that
+    let all = limit_of_block + RESERVED;
+    (100 * blocks * (bytes + RESERVED)).div_ceil(all).min(100)
 }
 
 impl Device for CudaDevice {

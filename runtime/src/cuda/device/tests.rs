@@ -23,6 +23,20 @@ scale(float* __restrict__ x, unsigned count, float factor, unsigned long long sh
 }
 "#;
 
+/// Of the 228 KiB of an H100's multiprocessor.
+#[test]
+fn promised_blocks_find_their_shared_memory() {
+    let limit = 227 * 1024;
+    for (blocks, bytes, want) in [
+        (1, 200 * 1024, 0),
+        (2, 33 * 1024, 30),
+        (4, 56 * 1024, 100),
+        (4, 80 * 1024, 100),
+    ] {
+        assert_eq!(shared_memory_share(blocks, bytes, limit), want, "{blocks} of {bytes}");
+    }
+}
+
 fn device() -> Option<CudaDevice> {
     match CudaDevice::open(0) {
         Ok(device) => Some(device),
