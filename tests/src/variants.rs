@@ -87,7 +87,7 @@ pub const VARIANTS: &[Variant] = &[
     only("sm_90", "packed_product", "weight=q6_k,warps=8,slots=1,columns=4"),
     variant("packed_pair", "first=q4_k"),
     variant("packed_gated", "weight=q4_k"),
-    only("sm_90", "packed_gated", "weight=q4_k,warps=10,slots=2,blocks=2"),
+    only("sm_90", "packed_gated", "weight=q4_k,warps=10,teams=2"),
     variant("packed_gate", "weight=q4_k"),
     variant("split_rows", "half=f16"),
     variant("split_rows", "half=bf16"),

@@ -39,8 +39,9 @@ impl Turn {
         }
         let angle = position.to::<f32>() * inverse_frequency[pair];
         Self {
-            cosine: angle.cos(),
-            sine: angle.sin(),
+            // variables, so that they are worked out here and not where they are used
+            cosine: angle.cos().variable("cosine"),
+            sine: angle.sin().variable("sine"),
         }
     }
 

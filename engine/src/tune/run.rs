@@ -113,9 +113,8 @@ impl Field {
                         continue;
                     };
                     for (columns, sample) in planned.remove(&product).unwrap_or_default() {
-                        // parts of k are no trial's
-                        if let Some(division) = tuned.division(columns, 1) {
-                            of_product.entry((columns, division.into())).or_insert(sample);
+                        if let Some(tiling) = tuned.tiling(columns) {
+                            of_product.entry((columns, tiling.into())).or_insert(sample);
                         }
                     }
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use tilekiln_dsl::target::Target;
+use tilekiln_kernels::matmul::packed::stream::Tiling;
 use tilekiln_kernels::matmul::packed::tiles_across;
 
 use crate::model::{Chip, Division, Tuned, TunedTile, Tuning, Work, column_tiles, evenly};
@@ -36,12 +37,12 @@ pub struct Shape {
     pub blocks: usize,
 }
 
-impl From<Division> for Shape {
-    fn from(division: Division) -> Self {
+impl From<(Tiling, usize)> for Shape {
+    fn from((tiling, blocks): (Tiling, usize)) -> Self {
         Self {
-            warps: division.tiling.warps,
-            slots: division.tiling.slots,
-            blocks: division.blocks,
+            warps: tiling.warps,
+            slots: tiling.slots,
+            blocks,
         }
     }
 }
@@ -80,7 +81,8 @@ impl Trials {
         }
         let mut tiles = BTreeMap::new();
         for columns in column_tiles(chip.target) {
-            let by_rule = Shape::from(chip.divide(&work, columns));
+            let Division { tiling, blocks, .. } = chip.divide(&work, columns);
+            let by_rule = Shape::from((tiling, blocks));
             let mut shapes = vec![by_rule];
             for warps in &warps {
                 for slots in SLOTS {
@@ -146,8 +148,8 @@ fn one_tile(target: &Target, columns: usize, slots: usize) -> Vec<TunedTile> {
     column_tiles(target).map(tile).collect()
 }
 
-/// Numbers of blocks to try where there is work for `of_work`: the one by rule, those that share the work out evenly in about as many turns, and more than
-/// one for each unit of the chip.
+/// Numbers of blocks to try where there is work for `of_work`: the one by rule, those that share the work out evenly in
+/// about as many turns, and more than one for each unit of the chip.
 fn block_numbers(of_work: usize, units: usize, by_rule: usize, effort: Effort) -> Vec<usize> {
     if effort == Effort::Quick {
         return vec![by_rule];
@@ -297,7 +299,7 @@ mod tests {
                 }
                 for tuned in trials.rounds() {
                     for tile in &tuned.tiles {
-                        let had = tuned.division(tile.columns, 1).map(Shape::from).unwrap();
+                        let had = tuned.tiling(tile.columns).map(Shape::from).unwrap();
                         wanted.remove(&(tile.columns, had));
                     }
                     Tuning::new(target, [(product.clone(), tuned)]).unwrap_or_else(|error| panic!("{error}"));

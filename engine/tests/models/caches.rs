@@ -109,8 +109,10 @@ fn formats_cost_what_they_are_expected_to() {
 ///
 /// In f32 arithmetic devices differ by the last bits of sums and of exponentials (the bound of the golden files, 5e-5),
 /// and where a value lies so close to a threshold that these bits choose its code: a part of about 1e-6 / 0.3 of all
-/// values, a step of the codebook each. Among the some ten thousand cached values of these prompts that is rarely one;
-/// two of them change an attended vector by 2 / sqrt(values per head * keys) < 1 %.
+/// values, a step of the codebook each. Among the some ten thousand cached values of these prompts that is rarely one.
+/// Where values are whole steps of 8 bits, two of them change an attended vector by 2 / sqrt(values per head * keys) < 1 %.
+/// In a turbo format one code is a step of up to 0.08 in a group of length 1 (turbo3; 0.045 between the codes near zero),
+/// and the first key is attended alone: half of it is the bound.
 #[test]
 fn devices_agree_in_every_format() {
     let all = devices();
@@ -133,7 +135,9 @@ fn devices_agree_in_every_format() {
                     distance.max,
                     distance.relative
                 );
-                assert!(distance.relative <= 1e-2, "{} {types}: {distance:?}", case.name);
+                let is_turbo = types.to_string().contains("turbo");
+                let bound = if is_turbo { 4e-2 } else { 1e-2 };
+                assert!(distance.relative <= bound, "{} {types}: {distance:?}", case.name);
             }
         }
     }

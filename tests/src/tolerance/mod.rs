@@ -188,10 +188,10 @@ pub fn rotation(group_magnitude: f64) -> f64 {
     gamma(9, UNIT_F32) * group_magnitude / 128_f64.sqrt()
 }
 
-/// Distance of a value from its int8 activation of scale d: half a step from rounding; the quotient, at most 127 steps,
-/// was rounded to f32 before.
+/// Distance of a value from its int8 activation of scale d: half a step from rounding; d, the steps for 1 and those for the
+/// value, at most 127, were rounded to f32 before.
 pub fn int8_rounding(scale: f32) -> f64 {
-    f64::from(scale) * (0.5 + 128.0 * UNIT_F32)
+    f64::from(scale) * (0.5 + 3.0 * 128.0 * UNIT_F32)
 }
 
 /// Distance of scale times int8, rounded to f32, from a `value` that was known within `bound` when it became int8.

@@ -274,6 +274,9 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
         let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
         let keys_start = block.keys.page(entry, kv_heads, block.kv_head);
         let values_start = block.values.page(entry, kv_heads, block.kv_head);
+        if loads == Loads::Ahead {
+            values.fetch_ahead::<V>(block, cache_v, values_start);
+        }
         score_unit::<K>(
             block,
             scores,
@@ -285,7 +288,9 @@ fn attend_pages<K: KvCodec, V: KvCodec>(
             page * PAGE,
             sight,
         );
-        values.fetch_ahead::<V>(block, cache_v, values_start);
+        if loads == Loads::InTurn {
+            values.fetch_ahead::<V>(block, cache_v, values_start);
+        }
         barrier();
         let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
         add_values::<V>(

@@ -12,7 +12,7 @@ use super::codec::{KvCodec, KvStore, Loaded, Scales, StorePage, UnitShape};
 use super::pages::{Side, UNIT};
 use crate::turbo::GROUP;
 use crate::turbo::format::{Turbo2, Turbo3, Turbo4, Turbo4First, TurboFormat, codeword, half_tables};
-use crate::turbo::snap::snap;
+use crate::turbo::snap::snap_for_cache;
 
 macro_rules! turbo {
     ($($format:ty;)*) => {$(
@@ -30,9 +30,9 @@ macro_rules! turbo {
                 dim: Val<u32>,
                 terms: Shared<f32>,
                 codes: Shared<u8>,
-                _stored: usize,
+                stored: usize,
             ) {
-                store::<$format>(page, value, dim, terms, codes);
+                store::<$format>(page, value, dim, terms, codes, stored);
             }
 
             #[tile_fn]
@@ -130,11 +130,16 @@ impl Piece {
 }
 
 #[tile_fn]
-fn store<Format: TurboFormat>(page: &StorePage, value: Val<f32>, dim: Val<u32>, terms: Shared<f32>, codes: Shared<u8>) {
+fn store<Format: TurboFormat>(
+    page: &StorePage,
+    value: Val<f32>,
+    dim: Val<u32>,
+    terms: Shared<f32>,
+    codes: Shared<u8>,
+    stored: usize,
+) {
     let cache = page.cache;
-    let snapped = snap::<Format>(value, dim, terms);
-    codes[dim] = snapped.index;
-    barrier();
+    let snapped = snap_for_cache::<Format>(value, dim, terms, codes, stored);
     if dim % GROUP == 0 {
         let unit = page.unit(dim);
         cache.store_as::<f16>(

@@ -107,7 +107,7 @@ fn int8_dot(a: &Registers<u32>, b: &Registers<u32>, #[comptime] first: usize, #[
 
 /// 32 activations of one row: int8 values, four to a word, and what one of them is worth.
 ///
-/// Format: d = max|x| / 127 over 32 values, q = round(x / d); see [`quantise_rows`](super::quantise).
+/// Format: d = max|x| / 127 over 32 values, q = round(x * (127 / max|x|)); see [`quantise_rows`](super::quantise).
 #[derive(Clone, Copy)]
 pub struct Activations {
     /// Eight words of four int8 each.

@@ -6,7 +6,7 @@ use tilekiln_dsl::prelude::*;
 
 use super::packed::columns::store_sum;
 use super::packed::layout::{Quads, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
-use super::packed::product::token_stride;
+use super::packed::product::{parts, token_stride};
 use super::quantise::quantise_four;
 use crate::registry::prelude::*;
 
@@ -104,9 +104,10 @@ impl Row {
         row
     }
 
-    /// 1 / sqrt(mean(x^2) + eps), on every thread. `partial` has an entry for each warp.
+    /// 1 / sqrt(mean(x^2) + eps), on every thread; `share` is what one value adds to the mean. `partial` has an entry for
+    /// each warp.
     #[tile_fn]
-    fn norm(&self, cols: Val<u32>, eps: Val<f32>, partial: Shared<f32>) -> Val<f32> {
+    fn norm(&self, share: Val<f32>, eps: Val<f32>, partial: Shared<f32>) -> Val<f32> {
         let mut sum = f32(0.0);
         for value in unrolled(0..self.chunks * 4) {
             sum = fma(self.values[value], self.values[value], sum);
@@ -119,7 +120,7 @@ impl Row {
         let of_warps = (0..self.threads / 32)
             .map(|warp: usize| partial[warp])
             .collect::<Vec<Val<f32>>>();
-        (pairwise_sum(of_warps) / cols.to::<f32>() + eps).rsqrt()
+        fma(pairwise_sum(of_warps), share, eps).rsqrt()
     }
 
     /// Stores the row as f32.
@@ -238,9 +239,10 @@ pub fn prepare_norm(
     let tiles = (cols + (TILE_COLS - 1)) / TILE_COLS;
     let partial = Shared::<f32>::new(threads / 32);
     let weights = Row::load(w, u32(0), cols, chunks, threads);
+    let share = 1.0 / cols.to::<f32>();
     wait_for_prerequisites();
     let values = Row::load(x, row * cols, cols, chunks, threads);
-    values.scale(values.norm(cols, eps, partial), &weights);
+    values.scale(values.norm(share, eps, partial), &weights);
     values.prepare(&to, row, tiles);
 }
 
@@ -272,10 +274,11 @@ pub fn prepare_residual(
     let tiles = (cols + (TILE_COLS - 1)) / TILE_COLS;
     let partial = Shared::<f32>::new(threads / 32);
     let weights = Row::load(w, u32(0), cols, chunks, threads);
+    let share = 1.0 / cols.to::<f32>();
     wait_for_prerequisites();
-    let added = Row::load_branch(branch, cols, chunks, threads, parts);
     let values = Row::load(x, row * cols, cols, chunks, threads);
-    values.add_branch(&added, added.norm(cols, eps, partial), &weights, scale);
+    let added = Row::load_branch(branch, cols, chunks, threads, parts);
+    values.add_branch(&added, added.norm(share, eps, partial), &weights, scale);
     values.store(x, row * cols, cols);
     values.prepare(&to, row, tiles);
 }
@@ -314,12 +317,13 @@ pub fn prepare_residual_norm(
     let row_sums = Shared::<f32>::new(threads / 32);
     let weights = Row::load(w, u32(0), cols, chunks, threads);
     let next_weights = Row::load(next_w, u32(0), cols, chunks, threads);
+    let share = 1.0 / cols.to::<f32>();
     wait_for_prerequisites();
-    let added = Row::load_branch(branch, cols, chunks, threads, parts);
     let values = Row::load(x, row * cols, cols, chunks, threads);
-    values.add_branch(&added, added.norm(cols, eps, branch_sums), &weights, scale);
+    let added = Row::load_branch(branch, cols, chunks, threads, parts);
+    values.add_branch(&added, added.norm(share, eps, branch_sums), &weights, scale);
     values.store(x, row * cols, cols);
-    values.scale(values.norm(cols, eps, row_sums), &next_weights);
+    values.scale(values.norm(share, eps, row_sums), &next_weights);
     if keep {
         values.store(normed, row * cols, cols);
     }
@@ -339,12 +343,6 @@ const KEEP: Parameter = choice(
 );
 
 const PARTS: Parameter = choice("parts", "1", "parts whose sum is the branch, 1 to 8");
-
-fn parts(settings: &Settings) -> Result<usize, SettingError> {
-    let parts = settings.number("parts")?;
-    settings.require("parts", (1..=8).contains(&parts), "1 to 8")?;
-    Ok(parts)
-}
 
 /// Threads of a block and chunks of a thread.
 fn division(settings: &Settings) -> Result<(usize, usize), SettingError> {

@@ -15,17 +15,18 @@ pub fn quantise_four(values: &[Val<f32>]) -> (Val<u32>, Val<f32>) {
     }
     let highest = group_max(highest_bits, 8).bitcast::<f32>();
     let scale = highest / 127.0;
+    let steps = 127.0 / highest;
     let mut word = u32(0);
     for i in 0..4 {
-        /// NaN becomes 0; a subnormal scale has lost bits and may give more than 127
-        let quotient = (values[i] / scale).round().to::<i32>();
+        /// NaN becomes 0; a subnormal highest value may give more than 127
+        let quotient = values[i].mul_unfused(steps).round().to::<i32>();
         let q = select(scale == 0.0, 0, min(max(quotient, -127), 127));
         word |= (q.bitcast::<u32>() & 255) << (8 * i);
     }
     (word, scale)
 }
 
-/// Groups of 32 values to int8 and a scale: d = max|x| / 127, q = x / d rounded to nearest, ties to even.
+/// Groups of 32 values to int8 and a scale: d = max|x| / 127, q = x * (127 / max|x|) rounded to nearest, ties to even.
 ///
 /// Blocks: x over `threads` words each; a thread makes a word of four values, eight threads a group. Where d is 0, q is 0.
 /// A group with a NaN or an infinity gets the scale NaN or infinity, and q = 0 for those and whatever they dwarf: what is

@@ -52,7 +52,7 @@ pub struct Int8Products {
     /// [`packed_pair`](product::packed_pair) with a second matrix in Q6_K.
     pub pair: fn(Tiling) -> KernelDef,
     /// [`packed_gated`](gated::packed_gated)
-    pub gated: fn(Tiling) -> KernelDef,
+    pub gated: fn(Tiling, usize) -> KernelDef,
     /// [`packed_gate`](gated::packed_gate)
     pub gate: fn(Tiling) -> KernelDef,
 }
@@ -105,6 +105,7 @@ impl Weight {
                 footprint: Footprint {
                     copy_bytes: Format::SECTIONS.bytes(),
                     row_floats: RowWorth::stride::<Format>(),
+                    planes: Format::SECTIONS.planes.len(),
                 },
                 int8: Some(Int8Products {
                     product: product::packed_product::<Format>,

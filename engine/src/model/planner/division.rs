@@ -1,7 +1,7 @@
 //! How products with packed weights are divided among blocks and warps.
 
 use tilekiln_dsl::target::Target;
-use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling};
+use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling, Turns};
 use tilekiln_kernels::matmul::packed::{TILE_ROWS, groups_down, tiles_across};
 use tilekiln_kernels::matmul::weights::WEIGHTS;
 use tilekiln_runtime::device::Properties;
@@ -140,6 +140,14 @@ impl Work {
         })
     }
 
+    /// Groups that belong together in turns, by all warps.
+    fn one_after_the_other(&self) -> Turns {
+        Turns {
+            in_turn: self.groups_of_unit,
+            teams: 1,
+        }
+    }
+
     /// That of a product.
     pub fn of_product(product: &Product) -> Option<Self> {
         let matrices = product.formats().zip(product.rows.iter().copied());
@@ -160,6 +168,8 @@ pub struct Division {
     pub blocks: usize,
     /// Equal parts of k with results of their own.
     pub parts: usize,
+    /// How a block takes groups of rows.
+    pub turns: Turns,
 }
 
 /// The smallest number at most `most` that gives no one more of `count` things to do than `most` would.
@@ -191,24 +201,49 @@ impl Chip<'_> {
             columns,
             blocks: 1,
         };
-        let fits = |tiling: Tiling| {
-            tiling.shared_bytes(work.footprint, work.groups_of_unit, self.target) <= self.target.shared_limit
+        let fits = |tiling: Tiling, turns: Turns| {
+            tiling.shared_bytes(work.footprint, turns, self.target) <= self.target.shared_limit
         };
         let most_columns = column_tiles(self.target).max().unwrap_or(1);
         let most_warps = (1..=MOST_WARPS)
             .rev()
-            .find(|warps| fits(tiling(*warps, 1, most_columns)));
+            .find(|warps| fits(tiling(*warps, 1, most_columns), work.one_after_the_other()));
         let usual = if tiles > MOST_WARPS { USUAL_WARPS } else { MOST_WARPS };
         let warps = evenly(tiles, most_warps.unwrap_or(1).min(usual));
+        let turns = self.turns(work, tiling(warps, 1, columns));
         let blocks = units.clamp(1, self.units.max(1));
-        let tiles_of_warp = tiles.div_ceil(warps) * units.div_ceil(blocks) * work.groups_of_unit;
-        let slots = if tiles_of_warp > 1 && !work.halves && fits(tiling(warps, 2, columns)) {
+        let tiles_of_warp = tiles.div_ceil(warps) * units.div_ceil(blocks) * turns.in_turn;
+        let slots = if tiles_of_warp > 1 && turns.teams == 1 && !work.halves && fits(tiling(warps, 2, columns), turns) {
             2
         } else {
             1
         };
         let tiling = tiling(warps, slots, columns);
-        Division { tiling, blocks, parts }
+        Division {
+            tiling,
+            blocks,
+            parts,
+            turns,
+        }
+    }
+
+    /// How a block takes groups of rows that belong together. A team of warps for each where there is one column tile: a warp
+    /// then has little to compute with between two loads, and twice as many of them hide what each waits for.
+    pub fn turns(&self, work: &Work, tiling: Tiling) -> Turns {
+        let beside = Turns {
+            in_turn: 1,
+            teams: work.groups_of_unit,
+        };
+        // what their registers are enough for
+        let most = if work.footprint.planes == 1 { 20 } else { 12 };
+        let is_worth_it = self.target.bulk_copy && tiling.columns == 1;
+        let fits = tiling.all_warps(beside) <= most
+            && tiling.shared_bytes(work.footprint, beside, self.target) <= self.target.shared_limit;
+        if is_worth_it && fits {
+            beside
+        } else {
+            work.one_after_the_other()
+        }
     }
 
     /// Parts into which k is split.
@@ -259,14 +294,13 @@ mod tests {
         }
     }
 
-    /// Warps, slots, blocks beside each other, and grid of E4B's products on an H100: those that `benches/products.rs`
-    /// measures.
+    /// Warps, slots, teams, and grid of E4B's products on an H100.
     #[test]
     fn products_of_e4b() {
         let target = TARGETS.iter().find(|target| target.name == "sm_90").unwrap();
         let chip = Chip::new(target, 132);
         for (name, work, want) in [
-            ("gate and up", work("q4_k", [20480, 2560], 2), [10, 2, 1, 132]),
+            ("gate and up", work("q4_k", [20480, 2560], 2), [10, 1, 2, 132]),
             ("down", work("q4_k", [2560, 10240], 1), [8, 2, 1, 80]),
             ("down, q6_k", work("q6_k", [2560, 10240], 1), [8, 2, 1, 80]),
             ("qkv", work("q4_k", [3072, 2560], 1), [10, 1, 1, 96]),
@@ -276,8 +310,33 @@ mod tests {
             ("head", work("q6_k", [262_144, 2560], 1), [10, 2, 1, 132]),
             ("ple model", work("f16", [10752, 2560], 1), [10, 1, 1, 132]),
         ] {
-            let Division { tiling, blocks, .. } = chip.divide(&work, 1);
-            assert_eq!([tiling.warps, tiling.slots, tiling.blocks, blocks], want, "{name}");
+            let Division {
+                tiling, blocks, turns, ..
+            } = chip.divide(&work, 1);
+            assert_eq!([tiling.warps, tiling.slots, turns.teams, blocks], want, "{name}");
+        }
+    }
+
+    /// A team each for gates and ups, where there are registers and shared memory for it.
+    #[test]
+    fn gates_and_ups_have_teams() {
+        let target = |name: &str| TARGETS.iter().find(|target| target.name == name).unwrap();
+        for (name, codec, cols, columns, want) in [
+            ("sm_90", "q4_k", 2560, 1, [10, 2, 1]),
+            ("sm_90", "q4_k", 2560, 2, [10, 1, 2]),
+            ("sm_90", "q4_k", 1536, 1, [6, 2, 1]),
+            ("sm_90", "q6_k", 2560, 1, [10, 1, 2]),
+            ("sm_90", "q6_k", 1536, 1, [6, 2, 1]),
+            ("gfx1150", "q4_k", 1536, 1, [3, 1, 2]),
+        ] {
+            let work = work(codec, [20480, cols], 2);
+            let Division { tiling, turns, .. } = Chip::new(target(name), 132).divide(&work, columns);
+            assert_eq!(
+                [tiling.warps, turns.teams, turns.in_turn],
+                want,
+                "{codec}, {columns} column tiles on {name}"
+            );
+            assert!(turns.teams == 1 || tiling.slots == 1);
         }
     }
 
@@ -292,7 +351,7 @@ mod tests {
                     let warps = chip.divide(&work, 1).tiling.warps;
                     for columns in column_tiles(target) {
                         let tiling = chip.divide(&work, columns).tiling;
-                        let bytes = tiling.shared_bytes(work.footprint, groups_of_unit, target);
+                        let bytes = tiling.shared_bytes(work.footprint, chip.turns(&work, tiling), target);
                         assert!(bytes <= target.shared_limit, "{} {tiling:?}: {bytes}", target.name);
                         assert_eq!(tiling.warps, warps);
                         assert!(warps >= 3, "{} {}: {warps} warps", target.name, weight.name);

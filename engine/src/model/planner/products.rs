@@ -172,7 +172,13 @@ impl Planner<'_> {
             groups_of_unit: work.groups_of_unit,
             may_be_split: work.may_be_split,
         };
-        let (Division { tiling, blocks, parts }, tuned) = self.chip.division(&product, &work, columns);
+        let (division, tuned) = self.chip.division(&product, &work, columns);
+        let Division {
+            tiling,
+            blocks,
+            parts,
+            turns,
+        } = division;
         settings.extend([
             format!("warps={}", tiling.warps),
             format!("slots={}", tiling.slots),
@@ -181,6 +187,9 @@ impl Planner<'_> {
         ]);
         if parts > 1 {
             settings.push(format!("parts={parts}"));
+        }
+        if turns.teams > 1 {
+            settings.push(format!("teams={}", turns.teams));
         }
         operands.extend([
             Operand::Number((tiles_across(work.cols) / parts) as u32),

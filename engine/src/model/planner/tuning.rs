@@ -59,8 +59,8 @@ pub struct Tuning {
 }
 
 impl Tuned {
-    /// The division with so many column tiles, of a product that is split into `parts` along k.
-    pub fn division(&self, columns: usize, parts: usize) -> Option<Division> {
+    /// What a block does, and how many there are, with so many column tiles.
+    pub fn tiling(&self, columns: usize) -> Option<(Tiling, usize)> {
         let tile = self.tiles.iter().find(|tile| tile.columns == columns)?;
         let tiling = Tiling {
             warps: self.warps,
@@ -68,11 +68,7 @@ impl Tuned {
             columns,
             blocks: 1,
         };
-        Some(Division {
-            tiling,
-            blocks: tile.blocks,
-            parts,
-        })
+        Some((tiling, tile.blocks))
     }
 
     /// Whether a product can be divided like this on a target.
@@ -109,10 +105,11 @@ impl Tuned {
             within("slots", tile.slots, SLOTS)?;
             let parts = if work.may_be_split { MOST_PARTS } else { 1 };
             within("blocks", tile.blocks, 1..=work.units * parts)?;
-            let Some(Division { tiling, .. }) = self.division(tile.columns, 1) else {
+            let Some((tiling, _)) = self.tiling(tile.columns) else {
                 continue;
             };
-            let bytes = tiling.shared_bytes(work.footprint, work.groups_of_unit, target);
+            let turns = Chip::new(target, 1).turns(&work, tiling);
+            let bytes = tiling.shared_bytes(work.footprint, turns, target);
             if bytes > target.shared_limit {
                 return Err(format!(
                     "{} warps with {} slots and {} column tiles take {bytes} bytes of shared memory; {} has {} a block",
@@ -151,17 +148,24 @@ impl Tuning {
         self.products.is_empty()
     }
 
-    fn find(&self, product: &Product, columns: usize, parts: usize) -> Option<Division> {
-        self.products.get(product)?.division(columns, parts)
+    fn find(&self, product: &Product, columns: usize) -> Option<(Tiling, usize)> {
+        self.products.get(product)?.tiling(columns)
     }
 }
 
 impl Chip<'_> {
     /// How a product is divided with so many column tiles: as it was measured, else by rule. Also says whether it was.
     pub(super) fn division(&self, product: &Product, work: &Work, columns: usize) -> (Division, bool) {
-        let parts = self.parts(work);
-        match self.tuning.and_then(|tuning| tuning.find(product, columns, parts)) {
-            Some(division) => (division, true),
+        match self.tuning.and_then(|tuning| tuning.find(product, columns)) {
+            Some((tiling, blocks)) => {
+                let division = Division {
+                    tiling,
+                    blocks,
+                    parts: self.parts(work),
+                    turns: self.turns(work, tiling),
+                };
+                (division, true)
+            }
             None => (self.divide(work, columns), false),
         }
     }

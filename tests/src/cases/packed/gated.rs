@@ -6,7 +6,7 @@ use super::super::trial::{Output, for_each, number};
 use super::super::weights::Format;
 use super::super::{Case, CaseError, Extent, Trial};
 use super::product::activations;
-use super::{Division, How, PackedActivations, bounds, invariant, table};
+use super::{Division, How, PackedActivations, bounds, invariant, selected, settings, table};
 use crate::reference::gated::{gelu, gelu_inner};
 use crate::reference::quant::{BlockFormat, matrix_product};
 use crate::tolerance;
@@ -20,6 +20,20 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q5_K, [2, 1, 1]),
     ];
     let mut cases = table("packed_gated", &divisions, check_gated);
+    // against kernels with one team, too
+    for (format, division) in [
+        (BlockFormat::Q4_K, [2, 2, 1]),
+        (BlockFormat::Q4_0, [3, 1, 1]),
+        (BlockFormat::Q6_K, [1, 1, 2]),
+        (BlockFormat::Q8_0, [2, 1, 1]),
+    ] {
+        let selected = format!("{},teams=2", selected("packed_gated", format));
+        let settings = settings(&selected, division);
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        cases.push(Case::new("packed_gated", &settings, move |trial| {
+            check_gated(trial, format, division)
+        }));
+    }
     cases.extend(table("packed_gate", &divisions, check_gate));
     cases
 }

@@ -8,10 +8,11 @@ pub const ACTIVATION_BLOCK: usize = 32;
 /// For each block of 32 consecutive f32 values x, all arithmetic in f32, round to nearest even:
 ///
 /// 1. `d = max|x| / 127`, one division;
-/// 2. `q = x / d`, one division, rounded to the nearest integer, ties to even; `d == 0` gives `q = 0`;
+/// 2. `q = x * (127 / max|x|)`, a division and a product, rounded to the nearest integer, ties to even; `d == 0` gives
+///    `q = 0`;
 /// 3. `sum` = sum of the block's q, exact.
 ///
-/// A quotient exceeds 127 only where d is subnormal and has lost bits, and is then held at ±127. Inputs must be finite.
+/// Where max|x| is so small that 127 divided by it is not finite, q is ±127 or 0. Inputs must be finite.
 /// This is the engine's own format: unlike the formats of files, d stays f32 and ties go to even, as the conversion
 /// instructions of GPUs do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,10 +42,11 @@ impl Activations {
         );
         let mut row = Self::default();
         for block in values.chunks_exact(ACTIVATION_BLOCK) {
-            let scale = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
+            let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            let (scale, steps) = (largest / 127.0, 127.0 / largest);
             let quantise = |value: &f32| match scale {
                 0.0 => 0,
-                _ => (value / scale).round_ties_even().clamp(-127.0, 127.0) as i8,
+                _ => (value * steps).round_ties_even().clamp(-127.0, 127.0) as i8,
             };
             let quants: Vec<i8> = block.iter().map(quantise).collect();
             row.sums.push(quants.iter().map(|&quant| i32::from(quant)).sum());

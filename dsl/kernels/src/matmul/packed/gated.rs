@@ -2,13 +2,13 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::columns::store_sum;
+use super::columns::{Columns, store_sum};
 use super::format::PackedFormat;
 use super::layout::{Quads, SUB_BLOCK, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
 use super::product::{
     BLOCKS, COLUMNS, FORMAT, SLOTS, WARPS, add_group, columns_of_block, sample_activations, tiling, token_stride,
 };
-use super::stream::{Partials, Source, Stream, Tiling};
+use super::stream::{Partials, Source, Stream, Tiling, Turns};
 use super::worth::RowWorth;
 use crate::gated::gelu_tanh;
 use crate::matmul::weights;
@@ -29,13 +29,13 @@ pub struct PreparedResults {
 }
 
 impl PreparedResults {
-    /// Stores the values that the lanes of a warp hold: d = max|x| / 127, q = x / d to nearest, as
-    /// [`quantise_rows`](crate::matmul::quantise::quantise_rows).
+    /// Stores the values that the lanes of a warp hold, as [`quantise_rows`](crate::matmul::quantise::quantise_rows) has
+    /// them.
     #[tile_fn]
     pub fn store(&self, token: Val<u32>, sub_block: Val<u32>, value: Val<f32>) {
         let highest = warp_max(value.bitcast::<u32>() & 0x7fff_ffff).bitcast::<f32>();
         let scale = highest / 127.0;
-        let quotient = (value / scale).round().to::<i32>();
+        let quotient = value.mul_unfused(127.0 / highest).round().to::<i32>();
         let q = select(scale == 0.0, 0, min(max(quotient, -127), 127));
         let count = warp_sum(q);
         let first = sub_block / SUB_BLOCKS * self.stride + token;
@@ -63,9 +63,10 @@ impl PreparedResults {
 
 /// gelu(gate) * up as int8, for the product that follows; gate and up are the rows of one matrix, 32 of a kind in turns.
 ///
-/// Blocks: x over units of 32 gate rows and their 32 up rows, y over as many tokens as the column tiles hold. Batch
-/// invariance: as in [`packed_product`](super::product::packed_product).
-#[kernel(threads = tiling.warps * 32, blocks = tiling.blocks)]
+/// Blocks: x over units of 32 gate rows and their 32 up rows, y over as many tokens as the column tiles hold. All warps take
+/// gates and then ups, or one of two teams takes gates and the other ups. Batch invariance: as in
+/// [`packed_product`](super::product::packed_product); teams change no bit, either.
+#[kernel(threads = tiling.all_warps(Turns::pair(teams)) * 32, blocks = tiling.blocks)]
 pub fn packed_gated<Weight: PackedFormat>(
     #[shape(units, 2, tiles, tile_bytes)] w: In<u8>,
     #[shape(tiles, stride, 64)] x: In<u32>,
@@ -79,11 +80,14 @@ pub fn packed_gated<Weight: PackedFormat>(
     tokens: u32,
     stride: u32,
     #[comptime] tiling: Tiling,
+    #[comptime] teams: usize,
 ) {
     trigger_dependents();
-    let mut stream = Stream::start(&[Source::of::<Weight>(w, units * 2)], tiles, 2, tiling);
-    let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
-    let partials = Partials::new(2, tiling);
+    let turns = Turns::pair(teams);
+    let warps = tiling.all_warps(turns);
+    let mut stream = Stream::start(&[Source::of::<Weight>(w, units * 2)], tiles, turns, tiling);
+    let worth = RowWorth::new(warps, RowWorth::stride::<Weight>());
+    let partials = Partials::new(turns.groups(), tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     let results = PreparedResults {
         quants,
@@ -91,31 +95,53 @@ pub fn packed_gated<Weight: PackedFormat>(
         sums,
         stride,
     };
-    stream.first::<Weight>(&worth);
+    stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
-    let mut group = block_index() * 2;
-    while group < units * 2 {
-        let both = Products::<f32>::zeros(2 * tiling.columns);
-        add_group::<Weight>(both, &mut stream, &worth, &columns, None, tiling);
-        partials.store(both, group % 2);
-        group += 1;
-        /// gates and ups are there
-        if group % 2 == 0 {
-            barrier();
-            let unit = group / 2 - 1;
-            for column in stepped(warp_index(), here, tiling.warps) {
-                let gate = partials.sum(0, column);
-                let up = partials.sum(1, column);
-                let token = columns.first_token + column;
-                results.store(token, unit, gelu_tanh(gate).mul_unfused(up));
-                if unit + 1 == units {
-                    results.fill_tile(token, units);
-                }
+    if teams == 2 {
+        for unit in stepped(block_index(), units, grid_size()) {
+            let sums = Products::<f32>::zeros(2 * tiling.columns);
+            add_group::<Weight>(sums, &mut stream, &worth, &columns, None, tiling);
+            partials.store(sums, u32(0));
+            store_gated(&partials, &columns, &results, unit, units, here, warps);
+        }
+    } else {
+        let mut group = block_index() * 2;
+        while group < units * 2 {
+            let both = Products::<f32>::zeros(2 * tiling.columns);
+            add_group::<Weight>(both, &mut stream, &worth, &columns, None, tiling);
+            partials.store(both, group % 2);
+            group += 1;
+            /// gates and ups are there
+            if group % 2 == 0 {
+                store_gated(&partials, &columns, &results, group / 2 - 1, units, here, warps);
+                group += (grid_size() - 1) * 2;
             }
-            barrier();
-            group += (grid_size() - 1) * 2;
         }
     }
+}
+
+/// Stores the results of a unit of 32 gates and ups, whose sums this block's warps have stored.
+#[tile_fn]
+fn store_gated(
+    partials: &Partials,
+    columns: &Columns,
+    results: &PreparedResults,
+    unit: Val<u32>,
+    units: Val<u32>,
+    here: Val<u32>,
+    warps: usize,
+) {
+    barrier();
+    for column in stepped(warp_index(), here, warps) {
+        let gate = partials.sum(0, column);
+        let up = partials.sum(1, column);
+        let token = columns.first_token + column;
+        results.store(token, unit, gelu_tanh(gate).mul_unfused(up));
+        if unit + 1 == units {
+            results.fill_tile(token, units);
+        }
+    }
+    barrier();
 }
 
 /// gelu(product) * factor as int8, for the product that follows; factor\[token, row\] starts at `token * factor_stride +
@@ -141,7 +167,7 @@ pub fn packed_gate<Weight: PackedFormat>(
     #[comptime] tiling: Tiling,
 ) {
     trigger_dependents();
-    let mut stream = Stream::start(&[Source::of::<Weight>(w, groups)], tiles, 1, tiling);
+    let mut stream = Stream::start(&[Source::of::<Weight>(w, groups)], tiles, Turns::SINGLE, tiling);
     let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
@@ -151,7 +177,7 @@ pub fn packed_gate<Weight: PackedFormat>(
         sums,
         stride,
     };
-    stream.first::<Weight>(&worth);
+    stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
         let gates = Products::<f32>::zeros(2 * tiling.columns);
@@ -178,11 +204,20 @@ fn outputs(groups: usize, stride: usize) -> [Argument; 3] {
     [out * TILE_COLS, out * SUB_BLOCKS * 4, out * SUB_BLOCKS * 8].map(Argument::output)
 }
 
+const TEAMS: Parameter = choice("teams", "1", "teams of warps: 2 have gates and ups each to themselves");
+
 /// Registration of [`packed_gated`] with every weight format that can be packed.
 pub const GATED: Entry = Entry {
     name: "packed_gated",
-    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS],
-    build: |settings| Ok((weights::packable(settings, "weight")?.1.gated)(tiling(settings)?)),
+    parameters: &[FORMAT, WARPS, SLOTS, COLUMNS, BLOCKS, TEAMS],
+    build: |settings| {
+        let teams = settings.number("teams")?;
+        settings.require("teams", [1, 2].contains(&teams), "1 or 2")?;
+        let tiling = tiling(settings)?;
+        let warps = tiling.all_warps(Turns::pair(teams));
+        settings.require("teams", warps <= 32, "1 where more than 16 warps share the columns")?;
+        Ok((weights::packable(settings, "weight")?.1.gated)(tiling, teams))
+    },
     example: |settings, random| {
         let columns = tiling(settings)?.columns;
         let block = weights::named(settings)?.block_values;

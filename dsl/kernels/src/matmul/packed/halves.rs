@@ -9,7 +9,7 @@ use super::layout::{
     Quads, SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, stored_word, tiles_across,
 };
 use super::product::{BLOCKS, COLUMNS, SLOTS, WARPS, tiling, token_stride};
-use super::stream::{Footprint, Partials, Source, Stream, Tiling};
+use super::stream::{Footprint, Partials, Source, Stream, Tiling, Turns};
 use crate::matmul::codec::WeightCodec;
 use crate::packed::Packed as Words;
 use crate::registry::prelude::*;
@@ -25,6 +25,7 @@ const PIECES: usize = 2;
 pub const FOOTPRINT: Footprint = Footprint {
     copy_bytes: SECTIONS.bytes() / PIECES,
     row_floats: 0,
+    planes: 1,
 };
 /// Words of a row of a tile.
 const ROW_WORDS: usize = TILE_COLS / 2;
@@ -261,7 +262,7 @@ pub fn packed_halves<Half: PackedHalf>(
     trigger_dependents();
     let groups = (rows + (TILE_ROWS - 1)) / TILE_ROWS;
     let source = Source::in_pieces(w, groups, SECTIONS.bytes(), PIECES);
-    let mut stream = Stream::start(&[source], tiles, 1, tiling);
+    let mut stream = Stream::start(&[source], tiles, Turns::SINGLE, tiling);
     let partials = Partials::new(1, tiling);
     let width = Columns::width(tiling.columns);
     let first_token = block_index_y() * width;

@@ -5,7 +5,7 @@ use tilekiln_dsl::prelude::*;
 use super::columns::Columns;
 use super::format::PackedFormat;
 use super::layout::{SUB_BLOCKS, TILE_COLS, TILE_ROWS, groups_down, tiles_across};
-use super::stream::{Partials, Source, Stream, Tiling};
+use super::stream::{Partials, Source, Stream, Tiling, Turns};
 use super::tile::{Early, add_tile};
 use super::worth::RowWorth;
 use crate::matmul::q6_k::Q6K;
@@ -22,7 +22,7 @@ pub fn add_group<Format: PackedFormat>(
     first_tile: Option<Val<u32>>,
     tiling: Tiling,
 ) {
-    for tile_of_group in stepped(warp_index(), x.tiles, tiling.warps) {
+    for tile_of_group in stepped(stream.member, x.tiles, tiling.warps) {
         let k_tile = match first_tile {
             Some(first) => first + tile_of_group,
             None => tile_of_group,
@@ -86,11 +86,11 @@ pub fn packed_product<Weight: PackedFormat>(
     trigger_dependents();
     // the parts of a group lie behind each other, as groups do
     let units = (rows + (TILE_ROWS - 1)) / TILE_ROWS * parts;
-    let mut stream = Stream::start(&[Source::of::<Weight>(w, units)], tiles, 1, tiling);
+    let mut stream = Stream::start(&[Source::of::<Weight>(w, units)], tiles, Turns::SINGLE, tiling);
     let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
-    stream.first::<Weight>(&worth);
+    stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for unit in stepped(block_index(), units, grid_size()) {
         let sums = Products::<f32>::zeros(2 * tiling.columns);
@@ -144,15 +144,15 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
         Source::of::<First>(w, groups),
         Source::of::<Second>(more_w, more_groups),
     ];
-    let mut stream = Stream::start(&sources, tiles, 1, tiling);
+    let mut stream = Stream::start(&sources, tiles, Turns::SINGLE, tiling);
     let stride_of_rows = RowWorth::stride::<First>().max(RowWorth::stride::<Second>());
     let worth = RowWorth::new(tiling.warps, stride_of_rows);
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     if block_index() < groups {
-        stream.first::<First>(&worth);
+        stream.first::<First>(&worth, tiling);
     } else {
-        stream.first::<Second>(&worth);
+        stream.first::<Second>(&worth, tiling);
     }
     wait_for_prerequisites();
     for group in stepped(block_index(), groups + more_groups, grid_size()) {
@@ -216,8 +216,11 @@ pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
     Ok(tiling)
 }
 
-/// Parts of k, as the settings say.
-fn parts(settings: &Settings) -> Result<usize, SettingError> {
+/// Parts in which results come, as the settings say.
+///
+/// # Errors
+/// None, or too many.
+pub fn parts(settings: &Settings) -> Result<usize, SettingError> {
     let parts = settings.number("parts")?;
     settings.require("parts", (1..=8).contains(&parts), "1 to 8")?;
     Ok(parts)

@@ -21,6 +21,33 @@ pub struct Tiling {
     pub blocks: usize,
 }
 
+/// How a block takes groups of rows that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    /// Groups that a warp takes one after the other.
+    pub in_turn: usize,
+    /// Teams of [`Tiling::warps`] warps, each with groups of its own.
+    pub teams: usize,
+}
+
+impl Turns {
+    /// One group at a time, by all warps.
+    pub const SINGLE: Self = Self { in_turn: 1, teams: 1 };
+
+    /// Two groups: one after the other by all warps, or a team for each.
+    pub const fn pair(teams: usize) -> Self {
+        Self {
+            in_turn: 2 / teams,
+            teams,
+        }
+    }
+
+    /// Groups of which a block has sums.
+    pub const fn groups(self) -> usize {
+        self.in_turn * self.teams
+    }
+}
+
 /// What a warp's tile of a format takes of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
@@ -28,6 +55,8 @@ pub struct Footprint {
     pub copy_bytes: usize,
     /// Floats that say what a row is worth.
     pub row_floats: usize,
+    /// Parts of which a value is put together: several take more registers.
+    pub planes: usize,
 }
 
 impl Footprint {
@@ -36,20 +65,28 @@ impl Footprint {
         Self {
             copy_bytes: self.copy_bytes.max(other.copy_bytes),
             row_floats: self.row_floats.max(other.row_floats),
+            planes: self.planes.max(other.planes),
         }
     }
 }
 
 impl Tiling {
-    /// Bytes of shared memory of a block whose sums are of `parts` groups of rows: [`Stream`]'s rings, what rows are
-    /// worth, [`Partials`].
-    pub fn shared_bytes(&self, footprint: Footprint, parts: usize, target: &Target) -> usize {
-        let slots = self.warps * self.slots;
+    /// Warps of a block with so many teams.
+    pub fn all_warps(&self, turns: Turns) -> usize {
+        self.warps * turns.teams
+    }
+
+    /// Bytes of shared memory of a block that takes groups of rows in such turns: [`Stream`]'s rings, what rows are worth,
+    /// [`Partials`].
+    pub fn shared_bytes(&self, footprint: Footprint, turns: Turns, target: &Target) -> usize {
+        let warps = self.all_warps(turns);
+        let slots = warps * self.slots;
         let rings = slots * footprint.copy_bytes;
         // counters of 8 bytes; arrays are aligned to 16
         let arrived = if target.bulk_copy { slots * 8 } else { 0 };
-        let worth = self.warps * TILE_ROWS * footprint.row_floats * 4;
-        let partials = parts * self.warps * self.columns * target.fragments.columns() * STRIDE * 4;
+        let worth = warps * TILE_ROWS * footprint.row_floats * 4;
+        let sums = turns.groups() * self.warps;
+        let partials = sums * self.columns * target.fragments.columns() * STRIDE * 4;
         rings + arrived.next_multiple_of(16) + worth + partials
     }
 }
@@ -89,8 +126,9 @@ pub struct Stream {
     /// Matrices whose groups follow each other.
     sources: Vec<Source>,
     warps: usize,
-    /// Groups that a block takes one after the other.
-    together: usize,
+    turns: Turns,
+    /// This warp's place in its team.
+    pub member: Val<u32>,
     groups: Val<u32>,
     tiles: Val<u32>,
     /// What is fetched next.
@@ -103,29 +141,33 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts the first copies. The matrices have `tiles` tiles in a group; a block takes `together` groups at once.
+    /// Starts the first copies. The matrices have `tiles` tiles in a group.
     #[tile_fn]
-    pub fn start(sources: &[Source], tiles: Val<u32>, together: usize, tiling: Tiling) -> Self {
-        let mut largest = 0;
-        let mut groups = sources[0].groups;
-        for index in 0..sources.len() {
-            largest = largest.max(sources[index].tile_bytes / sources[index].pieces);
-            if index > 0 {
-                groups = groups + sources[index].groups;
-            }
-        }
-        let ring = CopyRing::new(tiling.warps, tiling.slots, largest);
+    pub fn start(sources: &[Source], tiles: Val<u32>, turns: Turns, tiling: Tiling) -> Self {
+        let largest = sources
+            .iter()
+            .map(|source: &Source| source.tile_bytes / source.pieces)
+            .max();
+        let others = sources.iter().skip(1);
+        let groups = others.fold(sources[0].groups, |sum: Val<u32>, source: &Source| sum + source.groups);
+        let ring = CopyRing::new(tiling.all_warps(turns), tiling.slots, largest.unwrap_or(0));
+        let member = if turns.teams == 1 {
+            warp_index()
+        } else {
+            warp_index() % tiling.warps
+        };
         /// a warp without tiles fetches nothing
-        let first_group = select(warp_index() < tiles, block_index() * together, groups);
+        let first_group = select(member < tiles, first_group(turns, tiling), groups);
         let mut stream = Self {
             ring,
             sources: sources.to_vec(),
             warps: tiling.warps,
-            together,
+            turns,
+            member,
             groups,
             tiles,
             next_group: first_group.variable("next_group"),
-            next_tile: warp_index().variable("next_tile"),
+            next_tile: member.variable("next_tile"),
             next_piece: (sources[0].pieces > 1).then(|| u32(0).variable("next_piece")),
             used: u32(0).variable("used"),
             slots: tiling.slots,
@@ -169,14 +211,14 @@ impl Stream {
     fn advance(&mut self) {
         self.next_tile += self.warps;
         if self.next_tile >= self.tiles {
-            self.next_tile = warp_index();
-            if self.together == 1 {
-                self.next_group += grid_size();
+            self.next_tile = self.member;
+            if self.turns.in_turn == 1 {
+                self.next_group += grid_size() * self.turns.teams;
             } else {
                 self.next_group += 1;
                 /// past the last group of the unit: on to this block's next unit
-                if self.next_group % self.together == 0 {
-                    self.next_group += (grid_size() - 1) * self.together;
+                if self.next_group % self.turns.in_turn == 0 {
+                    self.next_group += (grid_size() - 1) * self.turns.in_turn;
                 }
             }
         }
@@ -196,8 +238,8 @@ impl Stream {
     /// Waits for this warp's first tile, if it has one, and works out what its rows are worth: before the launches in front
     /// of this one have ended.
     #[tile_fn]
-    pub fn first<Format: PackedFormat>(&self, worth: &RowWorth) {
-        if warp_index() < self.tiles && block_index() * self.together < self.groups {
+    pub fn first<Format: PackedFormat>(&self, worth: &RowWorth, tiling: Tiling) {
+        if self.member < self.tiles && first_group(self.turns, tiling) < self.groups {
             let tile = self.take();
             worth.fill::<Format>(&tile);
         }
@@ -249,6 +291,16 @@ impl Stream {
     }
 }
 
+/// The first group of rows that this warp takes.
+#[tile_fn]
+fn first_group(turns: Turns, tiling: Tiling) -> Val<u32> {
+    if turns.teams == 1 {
+        block_index() * turns.in_turn
+    } else {
+        block_index() * turns.teams + warp_index() / tiling.warps
+    }
+}
+
 /// Sums of a block's warps over their tiles, added in the order of the warps.
 #[derive(Clone, Copy)]
 pub struct Partials {
@@ -274,7 +326,7 @@ impl Partials {
         }
     }
 
-    /// Stores this warp's sums, [2 halves, column tiles], of group `part`.
+    /// Stores this warp's sums, [2 halves, column tiles], of group `part`. Teams have the groups of part 0 and the next ones.
     #[tile_fn]
     pub fn store(&self, sums: Products<f32>, part: Val<u32>) {
         let layout = target().fragments;
@@ -324,7 +376,7 @@ mod tests {
             };
             for target in TARGETS {
                 let mut seen = 0;
-                let mut check = |name: &str, def: KernelDef, footprint: Footprint, parts: usize| {
+                let mut check = |name: &str, def: KernelDef, footprint: Footprint, turns: Turns| {
                     let kernel = def.record(target).unwrap();
                     let arrays = kernel
                         .body
@@ -332,7 +384,7 @@ mod tests {
                         .iter()
                         .map(|array| array.bytes().next_multiple_of(16));
                     let bytes: usize = arrays.sum();
-                    let computed = tiling.shared_bytes(footprint, parts, target);
+                    let computed = tiling.shared_bytes(footprint, turns, target);
                     assert_eq!(bytes, computed, "{name}, {tiling:?}, {}", target.name);
                     seen += 1;
                 };
@@ -341,18 +393,20 @@ mod tests {
                     let footprint = packing.footprint;
                     match &packing.int8 {
                         Some(int8) => {
-                            check(weight.name, (int8.product)(tiling, 1), footprint, 1);
-                            check(weight.name, (int8.pair)(tiling), footprint.max(second), 1);
-                            check(weight.name, (int8.gated)(tiling), footprint, 2);
-                            check(weight.name, (int8.gate)(tiling), footprint, 1);
+                            check(weight.name, (int8.product)(tiling, 1), footprint, Turns::SINGLE);
+                            check(weight.name, (int8.pair)(tiling), footprint.max(second), Turns::SINGLE);
+                            for teams in [1, 2].into_iter().filter(|teams| *teams == 1 || target.bulk_copy) {
+                                check(weight.name, (int8.gated)(tiling, teams), footprint, Turns::pair(teams));
+                            }
+                            check(weight.name, (int8.gate)(tiling), footprint, Turns::SINGLE);
                         }
                         None if weight.name == "f16" => {
-                            check("f16", halves::packed_halves::<f16>(tiling), footprint, 1);
+                            check("f16", halves::packed_halves::<f16>(tiling), footprint, Turns::SINGLE);
                         }
-                        None => check("bf16", halves::packed_halves::<bf16>(tiling), footprint, 1),
+                        None => check("bf16", halves::packed_halves::<bf16>(tiling), footprint, Turns::SINGLE),
                     }
                 }
-                assert_eq!(seen, 6 * 4 + 2);
+                assert_eq!(seen, 6 * if target.bulk_copy { 5 } else { 4 } + 2);
             }
         }
     }
