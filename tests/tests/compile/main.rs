@@ -72,9 +72,9 @@ fn through_the_loader(compiler: &dyn Compiler, version: &str, vendor: Vendor) {
 /// compiler's measure; by one of the compilers.
 const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     // 128 registers let two blocks share a multiprocessor, which is worth more than what is spilled
-    ("sm_", "flash_decode_*_hd512_t1_t1_p2", 92),
-    // 128 registers are all that threads of 16 warps can have
-    ("sm_", "flash_decode_*_t1_t2_p2", 136),
+    ("sm_", "flash_decode_*_hd512_t1_t1_p2", 112),
+    // below 100 registers: a few around the divisions behind the loop
+    ("sm_", "attend_exact_*", 36),
     // hipRTC only: it plans with all 256 registers that a lane can have, and is wrong by a few
     ("gfx1150", "flash_decode_f16_turbo3_hd128_t1_t1_p2", 34),
     ("gfx1150", "flash_decode_q4_0_q8_0_hd64_t1_t1_p2", 1),
@@ -122,8 +122,8 @@ fn fault_of_spills(target: &str, kernel: &str, spills: u32) -> Option<String> {
 #[test]
 fn spills_are_faults_unless_they_are_known() {
     let table = [
-        ("sm_90", "flash_decode_q4_0_q8_0_hd512_t1_t1_p2", 92, false),
-        ("sm_90", "flash_decode_q4_0_q8_0_hd512_t1_t1_p2", 93, true),
+        ("sm_90", "flash_decode_q4_0_q8_0_hd512_t1_t1_p2", 112, false),
+        ("sm_90", "flash_decode_q4_0_q8_0_hd512_t1_t1_p2", 113, true),
         ("sm_90", "flash_decode_q4_0_q8_0_hd512_t2_t1_p2", 1, true),
         ("gfx1150", "flash_decode_q4_0_q8_0_hd512_t1_t1_p2", 1, true),
         ("gfx1150", "flash_decode_q8_0_f16_hd128_t1_t1_p2", 2, false),

@@ -9,7 +9,7 @@ use super::formats::{self, Pair};
 /// Pages that a block works on at once when it decodes, best first. How a row's keys are added up depends on it, so it
 /// is the same whatever the rows: the first with which the smallest shape fits.
 const DECODE_PAGES: [usize; 2] = [2, 1];
-/// `(tiles, teams)` of blocks that decode, fewest columns first.
+/// `(tiles, teams)` of blocks that decode, fewest columns first, and of as many columns the better ones first.
 const DECODE: [(usize, usize); 3] = [(1, 1), (2, 1), (1, 2)];
 /// `(tiles, teams)` of blocks that take a prompt, most columns first.
 const PREFILL: [(usize, usize); 4] = [(2, 2), (1, 2), (2, 1), (1, 1)];
@@ -85,11 +85,14 @@ pub fn prefill(target: &Target, pair: &Pair, head_dim: usize, gqa: usize) -> Opt
     Shapes { decode, prefill }.prefill(gqa)
 }
 
-/// The shapes that decode: with two pages at once where the target has the shared memory for merging what they sum to.
+/// The shapes that decode, one of each number of columns: with two pages at once where the target has the shared memory for
+/// merging what they sum to.
 fn usable_to_decode(target: &Target, pair: &Pair, kernel: fn(FlashShape) -> KernelDef, head_dim: usize) -> Vec<Chosen> {
     let with_pages = |pages: &usize| usable(target, pair, kernel, *pages, head_dim, &DECODE);
     let mut found = DECODE_PAGES.iter().map(with_pages);
-    found.find(|shapes| !shapes.is_empty()).unwrap_or_default()
+    let mut shapes = found.find(|shapes| !shapes.is_empty()).unwrap_or_default();
+    shapes.dedup_by_key(|chosen| chosen.columns);
+    shapes
 }
 
 /// The shapes that the target has registers and shared memory for.
