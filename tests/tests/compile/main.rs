@@ -79,7 +79,11 @@ const KNOWN_SPILLS: &[(&str, &str, u32)] = &[
     ("sm_", "attend_exact_*", 36),
     // hipRTC only: it plans with all 256 registers that a lane can have, and is wrong by a few
     ("gfx1150", "flash_decode_f16_turbo3_hd128_t1_t1_p2", 34),
+    ("gfx1150", "flash_decode_q4_0_q4_0_hd128_t1_t1_p2", 3),
+    ("gfx1150", "flash_decode_q4_0_q4_0_hd64_t1_t1_p2", 3),
     ("gfx1150", "flash_decode_q4_0_q8_0_hd64_t1_t1_p2", 1),
+    ("gfx1150", "flash_decode_q4_0_turbo2_hd128_t1_t1_p2", 6),
+    ("gfx1150", "flash_decode_q4_0_turbo2_hd64_t1_t1_p2", 6),
     ("gfx1150", "flash_decode_q8_0_bf16_hd128_t1_t1_p2", 13),
     ("gfx1150", "flash_decode_q8_0_f16_hd128_t1_t1_p2", 2),
     ("gfx1150", "flash_decode_q8_0_turbo2_hd64_t1_t1_p2", 9),
