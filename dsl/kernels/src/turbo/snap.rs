@@ -21,6 +21,14 @@ pub struct Snapped {
     pub scale: Val<f32>,
 }
 
+impl Snapped {
+    /// With the scale as it is stored.
+    fn new<Format: TurboFormat>(index: Val<u32>, scale: Val<f32>) -> Self {
+        let scale = if Format::AS_FIRST { scale } else { min(scale, LARGEST) };
+        Self { index, scale }
+    }
+}
+
 /// Normalises, rotates and snaps groups of 128 values, one value a thread. All threads of the block take part; `terms`
 /// holds one value a thread.
 #[tile_fn]
@@ -39,15 +47,12 @@ pub fn snap<Format: TurboFormat>(value: Val<f32>, thread: Val<u32>, terms: Share
     barrier();
     let norm = if_finite::<Format>(norm, norm);
     let scale = select(length > SHORTEST, norm / length, norm);
-    Snapped {
-        index,
-        scale: if Format::AS_FIRST { scale } else { min(scale, LARGEST) },
-    }
+    Snapped::new::<Format>(index, scale)
 }
 
 /// The same for a cache, whose bytes nobody compares: rotates before it normalises, which is one vector up to rounding, and
-/// adds in the order that takes least time, the same on every device. A scale may differ by its last bit from that of [`snap`], and a value beside a
-/// threshold may have the codeword on its other side.
+/// adds in the order that takes least time, the same on every device. A scale may differ by its last bit from that of
+/// [`snap`], and a value beside a threshold may have the codeword on its other side.
 ///
 /// `codes` gets every thread's index; a barrier has passed when this returns.
 #[tile_fn]
@@ -78,10 +83,7 @@ pub fn snap_for_cache<Format: TurboFormat>(
     barrier();
     /// no codeword is zero
     let scale = if_finite::<Format>(norm, norm) / group_total(lengths, thread).sqrt();
-    Snapped {
-        index,
-        scale: if Format::AS_FIRST { scale } else { min(scale, LARGEST) },
-    }
+    Snapped::new::<Format>(index, scale)
 }
 
 /// The sum over this thread's group of what its four warps have.

@@ -6,7 +6,7 @@ use super::super::trial::{Output, for_each, number};
 use super::super::weights::Format;
 use super::super::{Case, CaseError, Extent, Trial};
 use super::product::activations;
-use super::{Division, How, PackedActivations, bounds, invariant, selected, settings, table};
+use super::{Division, How, PackedActivations, bounds, case, invariant, selected, table};
 use crate::reference::gated::{gelu, gelu_inner};
 use crate::reference::quant::{BlockFormat, matrix_product};
 use crate::tolerance;
@@ -28,9 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q8_0, [2, 1, 1]),
     ] {
         let selected = format!("{},teams=2", selected("packed_gated", format));
-        let settings = settings(&selected, division);
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        cases.push(Case::new("packed_gated", &settings, move |trial| {
+        cases.push(case("packed_gated", &selected, division, move |trial| {
             check_gated(trial, format, division)
         }));
     }

@@ -34,12 +34,24 @@ fn table(
     table: &[(BlockFormat, Division)],
     check: fn(&mut Trial<'_>, BlockFormat, Division) -> Result<(), CaseError>,
 ) -> Vec<Case> {
-    let case = |&(format, division): &(BlockFormat, Division)| {
-        let settings = settings(&selected(kernel, format), division);
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        Case::new(kernel, &settings, move |trial| check(trial, format, division))
+    let case_of = |&(format, division): &(BlockFormat, Division)| {
+        case(kernel, &selected(kernel, format), division, move |trial| {
+            check(trial, format, division)
+        })
     };
-    table.iter().map(case).collect()
+    table.iter().map(case_of).collect()
+}
+
+/// A case of the kernel that `selected` and a division name.
+fn case(
+    kernel: &'static str,
+    selected: &str,
+    division: Division,
+    check: impl Fn(&mut Trial<'_>) -> Result<(), CaseError> + 'static,
+) -> Case {
+    let settings = settings(selected, division);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    Case::new(kernel, &settings, check)
 }
 
 /// The setting of a kernel for the format of its (first) matrix.

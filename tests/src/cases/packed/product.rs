@@ -5,7 +5,7 @@ use tilekiln_kernels::matmul::packed::{SUB_BLOCK, TILE_COLS, groups_down, tiles_
 use super::super::trial::{for_each, number};
 use super::super::weights::{Format, bits};
 use super::super::{Case, CaseError, Trial};
-use super::{Division, How, PackedActivations, bounds, invariant, selected, settings, shapes, table};
+use super::{Division, How, PackedActivations, bounds, case, invariant, selected, shapes, table};
 use crate::reference::quant::{Activations, BlockFormat, matrix_product};
 use crate::reference::values;
 
@@ -31,9 +31,8 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (format, division, parts) in products {
-        let settings = settings(&in_parts(format, parts), division);
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        cases.push(Case::new("packed_product", &settings, move |trial| {
+        let selected = in_parts(format, parts);
+        cases.push(case("packed_product", &selected, division, move |trial| {
             check_product(trial, format, division, parts)
         }));
     }
