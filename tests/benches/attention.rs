@@ -112,7 +112,7 @@ fn time(
             ];
             arguments.extend(scalars(&[HEADS, GQA, pages, NO_WINDOW as usize]));
             let launch = Launch {
-                grid: [chunks as u32, KV_HEADS as u32, 1],
+                grid: [KV_HEADS as u32, chunks as u32, 1],
                 arguments,
                 dependent: true,
             };

@@ -338,7 +338,7 @@ impl<'a> Scene<'a> {
         arguments.extend([groups.clone(), positions.clone(), visible.clone()]);
         arguments.extend([partial.clone(), worth.clone()]);
         arguments.extend(self.scalars(gqa));
-        self.launch(&decode, [chunks, kv_heads, count], arguments)?;
+        self.launch(&decode, [kv_heads, chunks, count], arguments)?;
         let sizes = [
             kv_heads * gqa,
             gqa,

@@ -8,7 +8,7 @@ use crate::matmul::packed::layout::{SUB_BLOCKS, TILE_COLS, tiles_across};
 use crate::matmul::packed::product::token_stride;
 use crate::matmul::prepare::PreparedRows;
 use crate::registry::prelude::*;
-use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
+use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate_quads};
 
 /// The comptime shape of a combination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Comptime)]
@@ -80,8 +80,9 @@ fn part(
     (part, column < rows * gqa)
 }
 
-/// Values of a part, one a thread: its chunks' weighted sums, each worth 2^(its highest score - the highest of all),
-/// divided by the sum of powers and rotated back where values are stored rotated. 0 where the row sees nothing.
+/// Four values of a part for each lane of the first warp, the other warps' are worth nothing: the part's chunks' weighted
+/// sums, each worth 2^(its highest score - the highest of all), divided by the sum of powers and rotated back where values
+/// are stored rotated. 0 where the row sees nothing.
 #[tile_fn]
 fn put_together(
     partial: In<f32>,
@@ -92,7 +93,7 @@ fn put_together(
     columns: Val<u32>,
     chunks: Val<u32>,
     #[comptime] shape: CombineShape,
-) -> Val<f32> {
+) -> [Val<f32>; 4] {
     let needed = chunks_of_span(part.span, window);
     /// what a step's rows are is known before the launches in front have ended
     wait_for_prerequisites();
@@ -178,10 +179,10 @@ pub fn flash_combine(
     trigger_dependents();
     let (part, is_used) = part(row_groups, positions, visible, gqa, window, stored, shape);
     if is_used {
-        let result = put_together(partial, worth, &part, window, stored, columns, chunks, shape);
-        let dim = part.first_dim + thread_index();
-        if thread_index() < shape.slice && dim < head_dim {
-            out[(part.row * heads + part.head) * head_dim + dim] = result;
+        let four = put_together(partial, worth, &part, window, stored, columns, chunks, shape);
+        let dim = part.first_dim + thread_index() * 4;
+        if thread_index() < shape.slice / 4 && dim < head_dim {
+            out.store_as::<Pack<f32, 4>>((part.row * heads + part.head) * head_dim + dim, Val::pack(four));
         }
     }
 }
@@ -210,7 +211,6 @@ pub fn flash_combine_int8(
 ) {
     trigger_dependents();
     let (part, is_used) = part(row_groups, positions, visible, gqa, window, stored, shape);
-    let results = Shared::<f32>::new(shape.warps * 32);
     if is_used {
         let to = PreparedRows {
             words,
@@ -218,58 +218,67 @@ pub fn flash_combine_int8(
             sums,
             stride,
         };
-        results[thread_index()] = put_together(partial, worth, &part, window, stored, columns, chunks, shape);
-        barrier();
-        /// the first warp takes four values a lane
+        let four = put_together(partial, worth, &part, window, stored, columns, chunks, shape);
         if warp_index() == 0 {
-            let first = min(lane_index() * 4, shape.slice as u32 - 4);
-            let four = results.load_as::<Pack<f32, 4>>(first);
-            let values = [0, 1, 2, 3].map(|i: usize| four.component(i));
             let dim = part.first_dim + lane_index() * 4;
-            let is_here = (lane_index() * 4 < shape.slice) & (dim < head_dim);
+            let is_here = (lane_index() < shape.slice / 4) & (dim < head_dim);
             let tiles = heads * head_dim / TILE_COLS;
             /// what does not exist lies past the last tile
             let chunk = select(is_here, (part.head * head_dim + dim) / 4, tiles * (TILE_COLS / 4));
-            to.store(part.row, chunk, tiles, &values);
+            to.store(part.row, chunk, tiles, &four);
         }
     }
 }
 
-/// Adds the warps' sums in order, each worth 2^(its highest score - the highest of all), and divides by the total: thread t
-/// gets value t of the slice, rotated back.
+/// Adds the warps' sums in order, each worth 2^(its highest score - the highest of all), and divides by the total: each lane
+/// of the first warp gets four values of the slice, rotated back; lanes behind the slice get its last ones.
 #[tile_fn]
-fn sum_of_warps(sums: Registers<f32>, total: Val<f32>, highest: Val<f32>, #[comptime] shape: CombineShape) -> Val<f32> {
+fn sum_of_warps(
+    sums: Registers<f32>,
+    total: Val<f32>,
+    highest: Val<f32>,
+    #[comptime] shape: CombineShape,
+) -> [Val<f32>; 4] {
     let per_lane = shape.slice / 32;
     let of_warps = SharedTile::<f32>::new(shape.warps, shape.slice, TileLayout::Plain);
     let totals = Shared::<f32>::new(shape.warps);
     let highests = Shared::<f32>::new(shape.warps);
-    for i in 0..per_lane {
-        of_warps[(warp_index(), lane_index() * per_lane + i)] = sums[i];
+    if per_lane == 4 {
+        let four = Val::pack([0, 1, 2, 3].map(|i: usize| sums[i]));
+        of_warps.store_as::<Pack<f32, 4>>(warp_index(), lane_index() * 4, four);
+    } else {
+        let two = Val::pack([0, 1].map(|i: usize| sums[i]));
+        of_warps.store_as::<Pack<f32, 2>>(warp_index(), lane_index() * 2, two);
     }
     if lane_index() == 0 {
         totals[warp_index()] = total;
         highests[warp_index()] = highest;
     }
     barrier();
-    let mut highest_of_all = f32(START);
-    for warp in unrolled(0..shape.warps) {
-        highest_of_all = max(highest_of_all, highests[warp]);
+    let values = Registers::<f32>::filled(4, 0.0);
+    if warp_index() == 0 {
+        let mut highest_of_all = f32(START);
+        for warp in unrolled(0..shape.warps) {
+            highest_of_all = max(highest_of_all, highests[warp]);
+        }
+        let mut powers = f32(0.0);
+        let first = min(lane_index() * 4, shape.slice as u32 - 4);
+        for warp in unrolled(0..shape.warps) {
+            let worth = (highests[warp] - highest_of_all).exp2_flushed();
+            powers = fma(worth, totals[warp], powers);
+            let four = of_warps.load_as::<Pack<f32, 4>>(warp, first);
+            for i in 0..4 {
+                values[i] = fma(worth, four.component(i), values[i]);
+            }
+        }
+        for i in 0..4 {
+            values[i] = select(powers == 0.0, f32(0.0), values[i] / powers);
+        }
+        if shape.rotated {
+            rotate_quads(values, SIGNS_2, SIGNS_1);
+        }
     }
-    let mut value = f32(0.0);
-    let mut powers = f32(0.0);
-    let dim = thread_index() % shape.slice;
-    for warp in unrolled(0..shape.warps) {
-        let worth = (highests[warp] - highest_of_all).exp2_flushed();
-        value = fma(worth, of_warps[(warp, dim)], value);
-        powers = fma(worth, totals[warp], powers);
-    }
-    let mut result = select(powers == 0.0, f32(0.0), value / powers);
-    if shape.rotated {
-        /// threads behind the slice repeat it
-        let exchange = Shared::<f32>::new(shape.warps * 32);
-        result = rotate(result, thread_index(), exchange, SIGNS_2, SIGNS_1);
-    }
-    result
+    [0, 1, 2, 3].map(|i: usize| values[i])
 }
 
 const PARAMETERS: &[Parameter] = &[

@@ -114,7 +114,7 @@ pub(super) fn hand_out<V: KvCodec>(
             for slot in 0..Products::<f32>::lane_columns() {
                 let column = (block.team * block.shape.tiles + tile) * block.width + Products::<f32>::column(slot);
                 let factor = f32(unraised::<V>());
-                each_quad(block, sums, tile, slot, factor, |dim, values| {
+                each_quad(block, sums, tile, slot, factor, |_, dim, values| {
                     take(column, group * block.values.places.dims + dim, values);
                 });
             }
@@ -133,7 +133,8 @@ fn unraised<V: KvCodec>() -> f32 {
     }
 }
 
-/// Four sums at a time that lie next to each other in the head, times a factor.
+/// Four sums at a time that lie next to each other in the head, times a factor: their number among those of the column, the
+/// first one's place in the unit, and the sums.
 #[tile_fn]
 fn each_quad(
     block: &Block,
@@ -141,19 +142,19 @@ fn each_quad(
     tile: Val<u32>,
     slot: usize,
     factor: Val<f32>,
-    mut take: impl FnMut(Val<u32>, [Val<f32>; 4]),
+    mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
     let tiles = block.shape.tiles;
-    let slots = target().fragments.lane_rows();
+    let (slots, rows) = (target().fragments.lane_rows(), Products::<f32>::lane_rows());
     let sum = |part: Val<u32>, row: usize| sums.at(part * tiles + tile).get(row, slot) * factor;
     for quad in unrolled(0..block.value_tiles() * slots / 4) {
         if slots == 2 {
             let first = quad * 2;
             let dim = block.values.places.dim_of_row(first, Products::<f32>::row(0));
             let values = [sum(first, 0), sum(first, 1), sum(first + 1, 0), sum(first + 1, 1)];
-            take(dim, values);
+            take(quad, dim, values);
         } else {
-            for row in 0..Products::<f32>::lane_rows() {
+            for row in 0..rows {
                 let first = quad * 4;
                 let dim = block.values.places.dim_of_row(first, Products::<f32>::row(row));
                 let values = [
@@ -162,13 +163,19 @@ fn each_quad(
                     sum(first + 2, row),
                     sum(first + 3, row),
                 ];
-                take(dim, values);
+                take(quad * rows + row, dim, values);
             }
         }
     }
 }
 
-/// Adds the sums of warps that have taken different pages and units, in order, in shared memory.
+/// Quads of a column that a lane holds.
+fn quads(block: &Block) -> usize {
+    block.value_tiles() * Products::<f32>::lane_rows() / 4
+}
+
+/// Adds the sums of warps that have taken different pages and units, in order: each warp keeps a part of what it holds, and
+/// gives the others what they keep, column by column through the same shared memory.
 #[tile_fn]
 fn merge<V: KvCodec>(
     block: &Block,
@@ -177,37 +184,60 @@ fn merge<V: KvCodec>(
     group: Val<u32>,
     mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
-    let stored = block.values.groups * block.values.places.dims;
-    let (tiles, width, teams) = (block.shape.tiles, block.width, block.shape.teams);
-    let merged = SharedTile::<f32>::new(teams * width, stored, TileLayout::Padded(4));
+    let (tiles, width, quads) = (block.shape.tiles, block.width, quads(block));
+    let turns = sharers(block) * block.shape.pages;
     let own_turn = block.turn * sharers(block) + block.member / block.value_units();
+    /// warps with the same columns and values
+    let set = block.team * block.value_units() + block.member % block.value_units();
+    let given = Shared::<f32>::new(block.shape.teams * block.value_units() * quads * (turns - 1) * 128);
+    let first_quad = set * quads;
+    let place =
+        |quad: Val<u32>, giver: Val<u32>| (((first_quad + quad) * (turns - 1) + giver) * 32 + lane_index()) * 4;
+    let keeper = |quad: Val<u32>| quad * turns / quads;
     for tile in unrolled(0..tiles) {
-        for turn in 0..sharers(block) * block.shape.pages {
-            if own_turn == turn {
-                for slot in 0..Products::<f32>::lane_columns() {
-                    let row = block.team * width + Products::<f32>::column(slot);
-                    let column = (block.team * tiles + tile) * width + Products::<f32>::column(slot);
-                    let factor = totals.factor(block, column, block.turn) * unraised::<V>();
-                    each_quad(block, sums, tile, slot, factor, |dim, values| {
-                        let first = group * block.values.places.dims + dim;
-                        if turn == 0 {
-                            merged.store_as::<Pack<f32, 4>>(row, first, Val::pack(values));
-                        } else {
-                            let before = merged.load_as::<Pack<f32, 4>>(row, first);
-                            let added = [0, 1, 2, 3].map(|i: usize| before.component(i).add_unfused(values[i]));
-                            merged.store_as::<Pack<f32, 4>>(row, first, Val::pack(added));
-                        }
-                    });
+        for slot in 0..Products::<f32>::lane_columns() {
+            let column = (block.team * tiles + tile) * width + Products::<f32>::column(slot);
+            let factor = totals.factor(block, column, block.turn) * unraised::<V>();
+            each_quad(block, sums, tile, slot, factor, |quad, _, values| {
+                /// turns behind the keeper's come first
+                let giver = (own_turn + (turns - 1) - keeper(quad)) % turns;
+                if giver < turns - 1 {
+                    given.store_as::<Pack<f32, 4>>(place(quad, giver), Val::pack(values));
                 }
-            }
+            });
+            barrier();
+            each_quad(block, sums, tile, slot, factor, |quad, dim, values| {
+                if own_turn == keeper(quad) {
+                    let merged = Registers::<f32>::filled(4, 0.0);
+                    for turn in unrolled(0..turns) {
+                        let giver = (turn + (turns - 1) - keeper(quad)) % turns;
+                        if giver == turns - 1 {
+                            add_four(merged, values);
+                        } else {
+                            let four = given.load_as::<Pack<f32, 4>>(place(quad, giver));
+                            add_four(merged, [0, 1, 2, 3].map(|i: usize| four.component(i)));
+                        }
+                    }
+                    take(
+                        column,
+                        group * block.values.places.dims + dim,
+                        [0, 1, 2, 3].map(|i: usize| merged[i]),
+                    );
+                }
+            });
             barrier();
         }
-        for quad in strided(teams * width * stored / 4, block.shape.threads()) {
-            let (row, first) = (quad / (stored / 4), quad % (stored / 4) * 4);
-            let column = (row / width * tiles + tile) * width + row % width;
-            let four = merged.load_as::<Pack<f32, 4>>(row, first);
-            take(column, first, [0, 1, 2, 3].map(|i: usize| four.component(i)));
-        }
-        barrier();
     }
+}
+
+/// Adds four sums to those of the turns before, rounded one by one.
+#[tile_fn]
+fn add_four(merged: Registers<f32>, values: [Val<f32>; 4]) {
+    for i in 0..4 {
+        merged[i] = unfused_sum(merged[i], values[i]);
+    }
+}
+
+fn unfused_sum(a: Val<f32>, b: Val<f32>) -> Val<f32> {
+    a.add_unfused(b)
 }

@@ -181,9 +181,10 @@ struct Place {
     slot: Val<u32>,
 }
 
-/// The place of this block: y is the KV head, z the group of rows.
+/// The place of this block of a KV head: z is the group of rows.
 #[tile_fn]
 fn place<K: KvCodec, V: KvCodec>(
+    kv_head: Val<u32>,
     row_groups: In<u32>,
     positions: In<u32>,
     visible: In<u32>,
@@ -206,7 +207,7 @@ fn place<K: KvCodec, V: KvCodec>(
         rows,
         heads,
         gqa,
-        kv_head: block_index_y(),
+        kv_head,
         turn: warp_index() / (TEAM * shape.teams),
         team: warp_index() / TEAM % shape.teams,
         member: warp_index() % TEAM,
@@ -328,9 +329,9 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
 /// Attention of a few rows of a sequence to one chunk of its keys: weighted sums, highest scores (to base 2) and sums of
 /// powers.
 ///
-/// Blocks: x over chunks of keys (see `partition`), y over KV heads, z over groups of rows. A group is
-/// `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one sequence; `rows * gqa` columns at
-/// most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
+/// Blocks: x over KV heads, y over chunks of keys (see `partition`), the last ones first, because they are the longest; z
+/// over groups of rows. A group is `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one
+/// sequence; `rows * gqa` columns at most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
 /// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no
 /// row sees are left as they are. Batch invariance: a row's results depend on its own query and keys only.
 #[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::Ahead))]
@@ -351,8 +352,18 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[comptime] shape: FlashShape,
 ) {
     trigger_dependents();
-    let place = place::<K, V>(row_groups, positions, visible, heads, gqa, window, shape);
-    let pages = chunk_pages(block_index(), place.span, window);
+    let place = place::<K, V>(
+        block_index(),
+        row_groups,
+        positions,
+        visible,
+        heads,
+        gqa,
+        window,
+        shape,
+    );
+    let chunk = grid_size_y() - 1 - block_index_y();
+    let pages = chunk_pages(chunk, place.span, window);
     if pages.begin < pages.end {
         let block = &place.block;
         let sight = Sight::of(block, positions, visible, window);
@@ -371,17 +382,17 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
         let totals = Totals::of(block, attended.running, true);
         let columns = block.columns();
         let stored = block.values.groups * block.values.places.dims;
-        let chunk = (block_index_z() * (heads / gqa) + block.kv_head) * grid_size() + block_index();
+        let part = (block_index_z() * (heads / gqa) + block.kv_head) * grid_size_y() + chunk;
         let used = block.rows * gqa;
         for column in strided(columns, shape.threads()) {
             if column < used {
-                worth[(chunk * columns + column) * 2] = totals.highest(block, column);
-                worth[(chunk * columns + column) * 2 + 1] = totals.get(block, column);
+                worth[(part * columns + column) * 2] = totals.highest(block, column);
+                worth[(part * columns + column) * 2 + 1] = totals.get(block, column);
             }
         }
         hand_out::<V>(block, attended, totals, |column, dim, values| {
             if column < used {
-                partial.store_as::<Pack<f32, 4>>((chunk * columns + column) * stored + dim, Val::pack(values));
+                partial.store_as::<Pack<f32, 4>>((part * columns + column) * stored + dim, Val::pack(values));
             }
         });
     } else {
@@ -392,7 +403,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
 
 /// Attention of a tile of a prompt's rows to all keys they see.
 ///
-/// Blocks: x is 1, y over KV heads, z over groups of rows, as in [`flash_decode`]. Rows that see nothing get zeros.
+/// Blocks: x is 1, y over KV heads, z over groups of rows, which are those of [`flash_decode`]. Rows that see nothing get zeros.
 #[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::InTurn))]
 pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
@@ -410,7 +421,16 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     #[comptime] shape: FlashShape,
 ) {
     trigger_dependents();
-    let place = place::<K, V>(row_groups, positions, visible, heads, gqa, window, shape);
+    let place = place::<K, V>(
+        block_index_y(),
+        row_groups,
+        positions,
+        visible,
+        heads,
+        gqa,
+        window,
+        shape,
+    );
     let block = &place.block;
     let sight = Sight::of(block, positions, visible, window);
     /// which pages are worked on at once depends on their numbers only
@@ -505,7 +525,7 @@ pub const DECODE: Entry = Entry {
         };
         arguments.extend(cache.scalars(window));
         Ok(Example {
-            grid: [chunks as u32, cache.kv_heads as u32, 1],
+            grid: [cache.kv_heads as u32, chunks as u32, 1],
             arguments,
         })
     },

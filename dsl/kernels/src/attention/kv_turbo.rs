@@ -238,32 +238,36 @@ fn octet_of<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, run: usize, 
 }
 
 /// Four values of two positions.
+///
+/// Nibbles of selectors alternate by two: values 0 and 1 of the first position, of the second, then values 2 and 3. So the
+/// bytes that a permutation looks up are those of two pairs, and another one puts a pair together.
 #[tile_fn]
 fn quad_of_pair<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
     let (a, _) = shape.run_start(0, 2 * pair);
     let (b, b_bit) = shape.run_start(0, 2 * pair + 1);
     let [low, high] = loaded.tables;
     if Format::BITS == 4 {
-        /// the first position's nibbles in the lower half
-        let pick = select::<u32>(quad % 2 == 0, 0x5410, 0x7632);
+        let pick = select::<u32>(quad % 2 == 0, 0x5140, 0x7362);
         let nibbles = byte_permute(loaded.word(quad / 2 + a), loaded.word(quad / 2 + b), pick);
         let negative = negative_nibbles(nibbles);
         let selector = magnitude_nibbles(nibbles, negative);
-        let (upper, upper_negative) = (selector >> 16, negative >> 16);
-        return side_by_side(
-            [low_bytes::<Format>(low, selector), low_bytes::<Format>(low, upper)],
-            [
-                signed_bytes::<Format>(high, selector, negative),
-                signed_bytes::<Format>(high, upper, upper_negative),
-            ],
+        let lower = pairs(
+            low_bytes::<Format>(low, selector),
+            signed_bytes::<Format>(high, selector, negative),
         );
+        let (selector, negative) = (selector >> 16, negative >> 16);
+        let upper = pairs(
+            low_bytes::<Format>(low, selector),
+            signed_bytes::<Format>(high, selector, negative),
+        );
+        return [lower[0], lower[1], upper[0], upper[1]];
     }
     let mut selector = u32(0);
     if b_bit == 16 {
-        /// eight values of both positions are a word already
-        selector = loaded.word(a) >> (quad % 2 * 2) & 0x3333_3333;
+        /// eight values of both positions are a word
+        selector = by_bytes(loaded.word(a)) >> (quad % 2 * 2) & 0x3333_3333;
     } else {
-        let pick = select::<u32>(quad / 2 % 2 == 0, 0x5410, 0x7632);
+        let pick = select::<u32>(quad / 2 % 2 == 0, 0x5140, 0x7362);
         let both = byte_permute(loaded.word(quad / 4 + a), loaded.word(quad / 4 + b), pick);
         selector = both >> (quad % 2 * 2) & 0x3333_3333;
     }
@@ -271,16 +275,21 @@ fn quad_of_pair<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, pair: us
         let (first, bit) = shape.run_start(1, 2 * pair);
         if shape.places.run_len() == 8 {
             let bytes = loaded.word(first) >> bit;
-            selector |= spread_bits(bytes >> (quad % 2 * 4)) | spread_bits(bytes >> (quad % 2 * 4 + 8)) << 16;
+            selector |= by_bytes(spread_bits(bytes >> (quad % 2 * 4)) | spread_bits(bytes >> (quad % 2 * 4 + 8)) << 16);
         } else {
-            selector |= third_bits(loaded.word(first), quad % 4);
+            selector |= third_bits(by_bytes(loaded.word(first)), quad % 4);
         }
     }
-    let upper = selector >> 16;
-    side_by_side(
-        [low_bytes::<Format>(low, selector), low_bytes::<Format>(low, upper)],
-        [high_bytes::<Format>(high, selector), high_bytes::<Format>(high, upper)],
-    )
+    let lower = pairs(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
+    let selector = selector >> 16;
+    let upper = pairs(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
+    [lower[0], lower[1], upper[0], upper[1]]
+}
+
+/// The bytes of two halves in turn.
+#[tile_fn]
+fn by_bytes(halves: Val<u32>) -> Val<u32> {
+    byte_permute(halves, 0u32, 0x3120u32)
 }
 
 /// Four f16 numbers from their low and their high bytes, two to a word.
@@ -289,13 +298,11 @@ fn in_order(low: Val<u32>, high: Val<u32>) -> [Val<u32>; 2] {
     [byte_permute(low, high, 0x5140u32), byte_permute(low, high, 0x7362u32)]
 }
 
-/// Four f16 numbers of two positions each, from their bytes: both positions' numbers in a word.
+/// Two f16 numbers of two positions each, from their low and their high bytes, of which the first position has the first
+/// two: both positions' numbers in a word.
 #[tile_fn]
-fn side_by_side(low: [Val<u32>; 2], high: [Val<u32>; 2]) -> [Val<u32>; 4] {
-    let first = [low, high].map(|bytes: [Val<u32>; 2]| byte_permute(bytes[0], bytes[1], 0x5140u32));
-    let last = [low, high].map(|bytes: [Val<u32>; 2]| byte_permute(bytes[0], bytes[1], 0x7362u32));
-    let (first, last) = (in_order(first[0], first[1]), in_order(last[0], last[1]));
-    [first[0], first[1], last[0], last[1]]
+fn pairs(low: Val<u32>, high: Val<u32>) -> [Val<u32>; 2] {
+    [byte_permute(low, high, 0x6240u32), byte_permute(low, high, 0x7351u32)]
 }
 
 /// low bytes of the codewords (as f16) that four nibbles select; `low` is the lower half of their table

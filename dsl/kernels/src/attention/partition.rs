@@ -2,7 +2,8 @@
 //!
 //! The division depends on the keys' positions alone, never on how long a sequence is or what else is in a step: a
 //! token's result is the same bits alone and in a batch. Chunks grow with the position, so that short contexts have
-//! many small blocks and long ones few partial results: two pages each up to 64 pages, four up to 2048, eight beyond.
+//! many small blocks and long ones few partial results: two pages each up to 64 pages, four up to 512, eight up to 1024,
+//! sixteen beyond. Blocks of the last chunks start first, and those of the small ones fill what they leave idle.
 //! Layers with a window have two pages a chunk. Pages of a chunk that a block works on at once are fixed by their numbers
 //! as well.
 
@@ -11,7 +12,7 @@ use tilekiln_dsl::prelude::*;
 use super::pages::PAGE;
 
 /// `(first page, pages a chunk)` of each stretch of the division; the last one goes on.
-const STRETCHES: [(usize, usize); 3] = [(0, 2), (64, 4), (2048, 8)];
+const STRETCHES: [(usize, usize); 4] = [(0, 2), (64, 4), (512, 8), (1024, 16)];
 /// Pages of a chunk in layers with a window.
 const WINDOW_PAGES: usize = 2;
 /// Stands for "no window".

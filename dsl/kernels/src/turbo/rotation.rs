@@ -50,9 +50,52 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
     coordinate.mul_unfused(factor)
 }
 
+/// As [`rotate`], with the 128 values of a group in one warp, four of them that follow each other in each lane: the same
+/// sums, without shared memory.
+#[tile_fn]
+pub fn rotate_quads(values: Registers<f32>, first: [u32; 4], second: [u32; 4]) {
+    let lane = lane_index();
+    let first_bit = lane % 8 * 4;
+    let signs = word_of(first, lane / 8);
+    for i in 0..4 {
+        values[i] = with_sign(values[i], signs, first_bit + i);
+    }
+    for distance in [1, 2] {
+        for low in (0..4).filter(|low: &usize| low & distance == 0) {
+            let (own, other) = (values[low], values[low + distance]);
+            values[low] = sum(own, other);
+            values[low + distance] = difference(own, other);
+        }
+    }
+    for distance in [1, 2, 4, 8, 16] {
+        let is_lower = lane & distance == 0;
+        for i in 0..4 {
+            let other = shuffle_xor(values[i], distance);
+            values[i] = butterfly(values[i], other, is_lower);
+        }
+    }
+    let signs = word_of(second, lane / 8);
+    for i in 0..4 {
+        let factor = with_sign(f32(NORMALISE), signs, first_bit + i);
+        values[i] = times(values[i], factor);
+    }
+}
+
+fn sum(a: Val<f32>, b: Val<f32>) -> Val<f32> {
+    a.add_unfused(b)
+}
+
+fn difference(a: Val<f32>, b: Val<f32>) -> Val<f32> {
+    a.sub_unfused(b)
+}
+
+fn times(coordinate: Val<f32>, factor: Val<f32>) -> Val<f32> {
+    coordinate.mul_unfused(factor)
+}
+
 /// Half a butterfly: the sum of the two for the lower one, what the upper one has less than the other for the upper one.
 fn butterfly(own: Val<f32>, other: Val<f32>, is_lower: Val<bool>) -> Val<f32> {
-    select(is_lower, own.add_unfused(other), other.sub_unfused(own))
+    select(is_lower, sum(own, other), difference(other, own))
 }
 
 /// Sum over the 128 values of this thread's group in order, each thread computing all of it: the format fixes the order.

@@ -555,7 +555,7 @@ impl Planner<'_> {
             &label,
             "flash_decode",
             &settings,
-            [chunks, kv_heads, groups],
+            [kv_heads, chunks, groups],
             operands,
             cost,
         );
