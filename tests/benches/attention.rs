@@ -76,6 +76,10 @@ fn time(
     let copies = caches[0].bytes / bytes[0];
     let copies = copies.min(caches[1].bytes / bytes[1]).max(1);
     let chunks = partition::chunks(keys, NO_WINDOW, rows);
+    let sharers = match columns > device.properties().target.fragments.columns() {
+        true => partition::blocks_to_share(chunks, device.properties().units * split.kernel.blocks / KV_HEADS),
+        false => chunks,
+    };
     let stored = (pair[1].stored)(HEAD_DIM);
     let position: Vec<u32> = (keys - rows..keys).map(|position| position as u32).collect();
     let visible: Vec<u32> = position.iter().map(|position| position + 1).collect();
@@ -110,9 +114,9 @@ fn time(
                 buffer(&partial),
                 buffer(&worth),
             ];
-            arguments.extend(scalars(&[HEADS, GQA, pages, NO_WINDOW as usize]));
+            arguments.extend(scalars(&[HEADS, GQA, pages, NO_WINDOW as usize, chunks]));
             let launch = Launch {
-                grid: [KV_HEADS as u32, chunks as u32, 1],
+                grid: [KV_HEADS as u32, sharers as u32, 1],
                 arguments,
                 dependent: true,
             };

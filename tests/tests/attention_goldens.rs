@@ -227,6 +227,7 @@ fn outputs(
         let mut arguments = start();
         arguments.extend([partial.clone(), worth.clone()]);
         arguments.extend(scalars());
+        arguments.push(number(chunks));
         session.launch(&flash_decode(decode.shape), vec![([1, chunks, count], arguments)])?;
         let combine = CombineShape::of(stored.min(128), values.rotated, chunks);
         let mut arguments = vec![partial, worth, groups.clone(), positions.clone(), visible.clone()];

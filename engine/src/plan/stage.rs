@@ -200,6 +200,19 @@ pub enum Count {
         /// Positions there are at most.
         context: u32,
     },
+    /// Blocks that share the chunks of a group of rows, as many as the device has room for.
+    Sharers {
+        /// As in [`Chunks`](Self::Chunks).
+        window: u32,
+        /// As in [`Chunks`](Self::Chunks).
+        rows: u32,
+        /// As in [`Chunks`](Self::Chunks).
+        context: u32,
+        /// KV heads, each of which has blocks of its own.
+        kv_heads: u32,
+        /// Blocks of the whole device at the same time.
+        room: u32,
+    },
 }
 
 impl Count {
@@ -214,6 +227,17 @@ impl Count {
             Self::Groups(rows) => size.groups(rows as usize) as u32,
             Self::Chunks { window, rows, context } => {
                 partition::chunks(size.end.min(context as usize), window, rows as usize) as u32
+            }
+            Self::Sharers {
+                window,
+                rows,
+                context,
+                kv_heads,
+                room,
+            } => {
+                let chunks = Self::Chunks { window, rows, context }.of(size);
+                let sequences = kv_heads * Self::Groups(rows).of(size);
+                partition::blocks_to_share(chunks as usize, (room / sequences.max(1)) as usize) as u32
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
-use super::driver::cuda;
+use super::driver::{self, cuda};
 use crate::device::Buffer;
 use crate::error::DeviceError;
 use crate::retire::Retired;
@@ -17,7 +17,12 @@ pub(super) struct Context {
     pub(super) raw: sys::CUcontext,
     pub(super) stream: sys::CUstream,
     pub(super) retired: Retired<Leftover>,
+    /// Launches may say how a multiprocessor's memory is to be divided.
+    pub(super) carves_launches: bool,
 }
+
+/// The first driver that is known to take [`Context::carves_launches`].
+const CARVES_LAUNCHES: i32 = 13_000;
 
 /// What is handed back to the driver once no work uses it.
 pub(super) enum Leftover {
@@ -40,6 +45,7 @@ impl Context {
             raw,
             stream: null_mut(),
             retired: Retired::new(),
+            carves_launches: driver::version()? >= CARVES_LAUNCHES && std::env::var("TK_NOCARVE").is_err(),
         };
         context.enter()?;
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;

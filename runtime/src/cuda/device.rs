@@ -195,6 +195,12 @@ impl CudaDevice {
     }
 }
 
+/// Blocks of a launch that a multiprocessor gets if they are spread evenly.
+fn blocks_of_unit(grid: [u32; 3], units: usize) -> usize {
+    let blocks: usize = grid.iter().map(|count| *count as usize).product();
+    blocks.div_ceil(units.max(1))
+}
+
 /// What share of a multiprocessor's memory, in percent, so many blocks with so much shared memory need. One block gets its
 /// own without being asked for.
 fn shared_memory_share(blocks: usize, bytes: usize, limit_of_block: usize) -> usize {
@@ -317,6 +323,22 @@ impl Device for CudaDevice {
             });
         }
         let [x, y, z] = launch.grid;
+        let blocks = blocks_of_unit(launch.grid, self.properties.units);
+        if self.context.carves_launches && blocks < kernel.kernel.blocks {
+            // a launch of fewer blocks than its kernel's promise has no use for the room, see `load`
+            let percent = shared_memory_share(
+                blocks,
+                kernel.resources.shared_bytes as usize,
+                self.properties.target.shared_limit,
+            );
+            attributes.push(sys::CUlaunchAttribute_st {
+                id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue_union {
+                    sharedMemCarveout: percent as u32,
+                },
+            });
+        }
         let config = sys::CUlaunchConfig_st {
             gridDimX: x,
             gridDimY: y,

@@ -338,7 +338,13 @@ impl<'a> Scene<'a> {
         arguments.extend([groups.clone(), positions.clone(), visible.clone()]);
         arguments.extend([partial.clone(), worth.clone()]);
         arguments.extend(self.scalars(gqa));
-        self.launch(&decode, [kv_heads, chunks, count], arguments)?;
+        arguments.push(Argument::U32(chunks as u32));
+        // any number of blocks may share the chunks where they go on with another one
+        let blocks = match chosen.shape.goes_on() {
+            true => 1 + (7 * rows.len() + 3 * per + gqa) % chunks,
+            false => chunks,
+        };
+        self.launch(&decode, [kv_heads, blocks, count], arguments)?;
         let sizes = [
             kv_heads * gqa,
             gqa,

@@ -95,7 +95,11 @@ fn check(
         pages,
     };
     let columns = shape.columns(target.fragments.columns());
-    let chosen = Chosen { shape, columns };
+    let chosen = Chosen {
+        shape,
+        columns,
+        blocks: 1,
+    };
     if kernel == "flash_combine_int8" {
         // the same numbers as two launches give
         let per = chosen.rows(gqa).min(tokens);

@@ -1,5 +1,7 @@
 //! The end of a block: what its warps have summed, put together and handed out.
 
+use std::ops::Range;
+
 use tilekiln_dsl::prelude::*;
 
 use super::codec::{KvCodec, Scales};
@@ -114,7 +116,7 @@ pub(super) fn hand_out<V: KvCodec>(
             for slot in 0..Products::<f32>::lane_columns() {
                 let column = (block.team * block.shape.tiles + tile) * block.width + Products::<f32>::column(slot);
                 let factor = f32(unraised::<V>());
-                each_quad(block, sums, tile, slot, factor, |_, dim, values| {
+                each_quad(block, sums, tile, (slot, all_rows()), factor, |_, dim, values| {
                     take(column, group * block.values.places.dims + dim, values);
                 });
             }
@@ -133,19 +135,19 @@ fn unraised<V: KvCodec>() -> f32 {
     }
 }
 
-/// Four sums at a time that lie next to each other in the head, times a factor: their number among those of the column, the
-/// first one's place in the unit, and the sums.
+/// Four sums at a time that lie next to each other in the head, times a factor: their number among those of a column's rows,
+/// the first one's place in the unit, and the sums. Rows count where a lane has several values of the same tile.
 #[tile_fn]
 fn each_quad(
     block: &Block,
     sums: Products<f32>,
     tile: Val<u32>,
-    slot: usize,
+    (slot, rows): (usize, Range<usize>),
     factor: Val<f32>,
     mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
     let tiles = block.shape.tiles;
-    let (slots, rows) = (target().fragments.lane_rows(), Products::<f32>::lane_rows());
+    let slots = target().fragments.lane_rows();
     let sum = |part: Val<u32>, row: usize| sums.at(part * tiles + tile).get(row, slot) * factor;
     for quad in unrolled(0..block.value_tiles() * slots / 4) {
         if slots == 2 {
@@ -154,7 +156,7 @@ fn each_quad(
             let values = [sum(first, 0), sum(first, 1), sum(first + 1, 0), sum(first + 1, 1)];
             take(quad, dim, values);
         } else {
-            for row in 0..rows {
+            for row in rows.clone() {
                 let first = quad * 4;
                 let dim = block.values.places.dim_of_row(first, Products::<f32>::row(row));
                 let values = [
@@ -163,15 +165,18 @@ fn each_quad(
                     sum(first + 2, row),
                     sum(first + 3, row),
                 ];
-                take(quad * rows + row, dim, values);
+                take(quad * rows.len() + (row - rows.start), dim, values);
             }
         }
     }
 }
 
-/// Quads of a column that a lane holds.
-fn quads(block: &Block) -> usize {
-    block.value_tiles() * Products::<f32>::lane_rows() / 4
+/// Rows of a product that are merged together.
+const ROWS: usize = 2;
+
+/// All rows of a product that a lane holds.
+fn all_rows() -> Range<usize> {
+    0..Products::<f32>::lane_rows()
 }
 
 /// Adds the sums of warps that have taken different pages and units, in order: each warp keeps a part of what it holds, and
@@ -184,7 +189,8 @@ fn merge<V: KvCodec>(
     group: Val<u32>,
     mut take: impl FnMut(Val<u32>, Val<u32>, [Val<f32>; 4]),
 ) {
-    let (tiles, width, quads) = (block.shape.tiles, block.width, quads(block));
+    let (tiles, width) = (block.shape.tiles, block.width);
+    let quads = block.value_tiles() * ROWS / 4;
     let turns = sharers(block) * block.shape.pages;
     let own_turn = block.turn * sharers(block) + block.member / block.value_units();
     /// warps with the same columns and values
@@ -198,34 +204,34 @@ fn merge<V: KvCodec>(
         for slot in 0..Products::<f32>::lane_columns() {
             let column = (block.team * tiles + tile) * width + Products::<f32>::column(slot);
             let factor = totals.factor(block, column, block.turn) * unraised::<V>();
-            each_quad(block, sums, tile, slot, factor, |quad, _, values| {
-                /// turns behind the keeper's come first
-                let giver = (own_turn + (turns - 1) - keeper(quad)) % turns;
-                if giver < turns - 1 {
-                    given.store_as::<Pack<f32, 4>>(place(quad, giver), Val::pack(values));
-                }
-            });
-            barrier();
-            each_quad(block, sums, tile, slot, factor, |quad, dim, values| {
-                if own_turn == keeper(quad) {
-                    let merged = Registers::<f32>::filled(4, 0.0);
-                    for turn in unrolled(0..turns) {
-                        let giver = (turn + (turns - 1) - keeper(quad)) % turns;
-                        if giver == turns - 1 {
-                            add_four(merged, values);
-                        } else {
-                            let four = given.load_as::<Pack<f32, 4>>(place(quad, giver));
-                            add_four(merged, [0, 1, 2, 3].map(|i: usize| four.component(i)));
-                        }
+            for first_row in all_rows().step_by(ROWS) {
+                let rows = (slot, first_row..first_row + ROWS);
+                each_quad(block, sums, tile, rows.clone(), factor, |quad, _, values| {
+                    /// turns behind the keeper's come first
+                    let giver = (own_turn + (turns - 1) - keeper(quad)) % turns;
+                    if giver < turns - 1 {
+                        given.store_as::<Pack<f32, 4>>(place(quad, giver), Val::pack(values));
                     }
-                    take(
-                        column,
-                        group * block.values.places.dims + dim,
-                        [0, 1, 2, 3].map(|i: usize| merged[i]),
-                    );
-                }
-            });
-            barrier();
+                });
+                barrier();
+                each_quad(block, sums, tile, rows, factor, |quad, dim, values| {
+                    if own_turn == keeper(quad) {
+                        let merged = Registers::<f32>::filled(4, 0.0);
+                        for turn in unrolled(0..turns) {
+                            let giver = (turn + (turns - 1) - keeper(quad)) % turns;
+                            if giver == turns - 1 {
+                                add_four(merged, values);
+                            } else {
+                                let four = given.load_as::<Pack<f32, 4>>(place(quad, giver));
+                                add_four(merged, [0, 1, 2, 3].map(|i: usize| four.component(i)));
+                            }
+                        }
+                        let first = group * block.values.places.dims + dim;
+                        take(column, first, [0, 1, 2, 3].map(|i: usize| merged[i]));
+                    }
+                });
+                barrier();
+            }
         }
     }
 }

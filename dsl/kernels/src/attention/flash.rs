@@ -17,7 +17,7 @@ use super::examples::Cache;
 use super::finish::{Totals, hand_out};
 use super::formats::{self, HEAD_DIM, K, V};
 use super::pages::{PAGE, Side, UNIT};
-use super::partition::{NO_WINDOW, Span, chunk_pages, chunks};
+use super::partition::{Deal, NO_WINDOW, Pages, Span, chunk_pages, chunks, chunks_of_span};
 use super::queries::load_queries;
 use super::rotate_back::rotate_back;
 use super::scores::{Keys, Sight, score_unit};
@@ -87,6 +87,12 @@ impl FlashShape {
             _ => 8,
         };
         (warps / self.warps()).max(1)
+    }
+
+    /// Whether a block that decodes goes on with another chunk after its first. Those of one column tile start and end while
+    /// others of the multiprocessor are at work; with more there is one at a time, and nothing else meanwhile.
+    pub fn goes_on(self) -> bool {
+        self.tiles * self.teams > 1
     }
 
     /// Of a page's units of `words` words a lane, how many it loads ahead: all of those of few words, and of others a part
@@ -223,91 +229,138 @@ pub(super) struct Attended {
     pub sums: Products<f32>,
 }
 
-/// Attends to pages `begin..end` of the block's sequence.
-#[tile_fn]
-fn attend_pages<K: KvCodec, V: KvCodec>(
-    place: &Place,
-    q: In<u32>,
-    cache_k: In<u8>,
-    cache_v: In<u8>,
-    page_table: In<u32>,
+/// What a block needs for all chunks that it attends to.
+struct Work {
+    queries: Shared<u32>,
+    scores: SharedTile<f32>,
+    keys: Keys,
+    values: Values,
+    first_entry: Val<u32>,
     slot_pages: Val<u32>,
-    sight: Sight,
-    begin: Val<u32>,
-    end: Val<u32>,
+    /// The entry of the page whose turn is next, of which keys are on their way.
+    entry: Registers<u32>,
     loads: Loads,
-) -> Attended {
-    let block = &place.block;
-    let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
-    let kv_heads = block.heads / block.gqa;
-    let queries = Shared::<u32>::new(K::TERMS * columns * block.keys.groups * block.keys.places.dims / 2);
-    // two rounds of pages, so that warps may be a round apart
-    let scores = SharedTile::<f32>::new(2 * at_once * columns, PAGE, TileLayout::Padded(4));
-    let first_entry = place.slot * slot_pages;
-    let last = end - 1;
-    let mut entry = page_table[first_entry + min(begin + block.turn, last) % slot_pages];
-    let sums = block.value_tiles() * tiles;
-    let keys_ahead = block
-        .shape
-        .ahead::<K, V>(loads, block.keys.groups, block.keys.words(), sums);
-    let values_ahead = block
-        .shape
-        .ahead::<K, V>(loads, block.value_units(), block.values.words(), sums);
-    let keys = Keys::new::<K>(block, keys_ahead);
-    let values = Values::new::<V>(block, values_ahead);
-    /// what a step's rows are is known before the launches in front have ended
-    wait_for_prerequisites();
-    let first_keys = block.keys.page(entry, kv_heads, block.kv_head);
-    for group in unrolled(0..keys.ahead) {
-        keys.fetch::<K>(block, cache_k, first_keys, group, group);
-    }
-    load_queries::<K>(block, queries, q);
+}
 
-    let highest = Registers::<f32>::filled(tiles, START);
-    let total = Registers::<f32>::filled(tiles, 0.0);
-    let running = Running { highest, total };
-    let sums = Products::<f32>::zeros(sums);
-    barrier();
-    for round in stepped(begin, end, at_once) {
-        /// past the last page that page again, all of whose keys count as behind the end
-        let page = round + block.turn;
-        let next_entry = page_table[first_entry + min(page + at_once, last) % slot_pages];
-        let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
-        let keys_start = block.keys.page(entry, kv_heads, block.kv_head);
-        let values_start = block.values.page(entry, kv_heads, block.kv_head);
-        if loads == Loads::Ahead {
-            values.fetch_ahead::<V>(block, cache_v, values_start);
+impl Work {
+    /// Waits for the launches in front, loads the queries and keys of the first pages.
+    #[tile_fn]
+    fn begin<K: KvCodec, V: KvCodec>(
+        place: &Place,
+        q: In<u32>,
+        cache_k: In<u8>,
+        page_table: In<u32>,
+        slot_pages: Val<u32>,
+        first: Pages,
+        loads: Loads,
+    ) -> Self {
+        let block = &place.block;
+        let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
+        let queries = Shared::<u32>::new(K::TERMS * columns * block.keys.groups * block.keys.places.dims / 2);
+        // two rounds of pages, so that warps may be a round apart
+        let scores = SharedTile::<f32>::new(2 * at_once * columns, PAGE, TileLayout::Padded(4));
+        let first_entry = place.slot * slot_pages;
+        let entry = Registers::<u32>::undefined(1);
+        entry[0] = page_table[first_entry + page_of_turn(block, first) % slot_pages];
+        let sums = block.value_tiles() * tiles;
+        let keys_ahead = block
+            .shape
+            .ahead::<K, V>(loads, block.keys.groups, block.keys.words(), sums);
+        let values_ahead = block
+            .shape
+            .ahead::<K, V>(loads, block.value_units(), block.values.words(), sums);
+        let keys = Keys::new::<K>(block, keys_ahead);
+        let values = Values::new::<V>(block, values_ahead);
+        /// what a step's rows are is known before the launches in front have ended
+        wait_for_prerequisites();
+        let first_keys = block.keys.page(entry[0], block.heads / block.gqa, block.kv_head);
+        for group in unrolled(0..keys.ahead) {
+            keys.fetch::<K>(block, cache_k, first_keys, group, group);
         }
-        score_unit::<K>(
-            block,
-            scores,
-            first_column,
+        load_queries::<K>(block, queries, q);
+        Self {
             queries,
-            &keys,
-            cache_k,
-            keys_start,
-            page * PAGE,
-            sight,
-        );
-        if loads == Loads::InTurn {
-            values.fetch_ahead::<V>(block, cache_v, values_start);
-        }
-        barrier();
-        let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
-        add_values::<V>(
-            block,
-            running,
-            sums,
             scores,
-            first_column,
-            &values,
-            cache_v,
-            values_start,
-            |unit| fetch_in_turn::<K>(block, &keys, cache_k, next_keys, unit),
-        );
-        entry = next_entry;
+            keys,
+            values,
+            first_entry,
+            slot_pages,
+            entry,
+            loads,
+        }
     }
-    Attended { running, sums }
+
+    /// Attends to some pages of the block's sequence; keys of the first of `after` are loaded meanwhile.
+    #[tile_fn]
+    fn attend<K: KvCodec, V: KvCodec>(
+        &self,
+        place: &Place,
+        cache_k: In<u8>,
+        cache_v: In<u8>,
+        page_table: In<u32>,
+        sight: Sight,
+        pages: Pages,
+        after: Pages,
+    ) -> Attended {
+        let block = &place.block;
+        let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
+        let kv_heads = block.heads / block.gqa;
+        let highest = Registers::<f32>::filled(tiles, START);
+        let total = Registers::<f32>::filled(tiles, 0.0);
+        let running = Running { highest, total };
+        let sums = Products::<f32>::zeros(block.value_tiles() * tiles);
+        let first_after = page_of_turn(block, after);
+        let entry = self.entry;
+        barrier();
+        for round in stepped(pages.begin, pages.end, at_once) {
+            /// past the last page that page again, all of whose keys count as behind the end
+            let page = round + block.turn;
+            let is_last = round + at_once >= pages.end;
+            let next_page = select(is_last, first_after, min(page + at_once, pages.end - 1));
+            let next_entry = page_table[self.first_entry + next_page % self.slot_pages];
+            let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
+            let keys_start = block.keys.page(entry[0], kv_heads, block.kv_head);
+            let values_start = block.values.page(entry[0], kv_heads, block.kv_head);
+            if self.loads == Loads::Ahead {
+                self.values.fetch_ahead::<V>(block, cache_v, values_start);
+            }
+            score_unit::<K>(
+                block,
+                self.scores,
+                first_column,
+                self.queries,
+                &self.keys,
+                cache_k,
+                keys_start,
+                page * PAGE,
+                sight,
+            );
+            if self.loads == Loads::InTurn {
+                self.values.fetch_ahead::<V>(block, cache_v, values_start);
+            }
+            barrier();
+            let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
+            add_values::<V>(
+                block,
+                running,
+                sums,
+                self.scores,
+                first_column,
+                &self.values,
+                cache_v,
+                values_start,
+                |unit| fetch_in_turn::<K>(block, &self.keys, cache_k, next_keys, unit),
+            );
+            entry[0] = next_entry;
+        }
+        Attended { running, sums }
+    }
+}
+
+/// The first of some pages that this warp works on: the last one where there are fewer than at once.
+#[tile_fn]
+fn page_of_turn(block: &Block, pages: Pages) -> Val<u32> {
+    min(pages.begin + block.turn, pages.end - 1)
 }
 
 /// Loads the groups of the next page's keys whose turn it is after a unit of values.
@@ -329,11 +382,12 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
 /// Attention of a few rows of a sequence to one chunk of its keys: weighted sums, highest scores (to base 2) and sums of
 /// powers.
 ///
-/// Blocks: x over KV heads, y over chunks of keys (see `partition`), the last ones first, because they are the longest; z
-/// over groups of rows. A group is `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one
-/// sequence; `rows * gqa` columns at most. Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are
-/// those of `prepare_queries`. Results stay in the domain of the values: `flash_combine` rotates them back. Chunks that no
-/// row sees are left as they are. Batch invariance: a row's results depend on its own query and keys only.
+/// Blocks: x over KV heads, y over the chunks of keys of a sequence (see `partition`), of which there are at most `chunks`,
+/// or as few as one where blocks of that shape go on with another one; z over groups of rows. A group is `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one
+/// sequence; `rows * gqa` columns at most. Row r sees keys j < visible\[r\] that are less than `window` before
+/// positions\[r\] (0xffffffff: all). Queries are those of `prepare_queries`. Results stay in the domain of the values:
+/// `flash_combine` rotates them back. Chunks that no row sees are left as they are. Batch invariance: a row's results
+/// depend on its own query and keys only, not on how many blocks share its chunks.
 #[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::Ahead))]
 pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[shape(rows, heads, terms, words)] q: In<u32>,
@@ -349,6 +403,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     gqa: u32,
     slot_pages: u32,
     window: u32,
+    chunks: u32,
     #[comptime] shape: FlashShape,
 ) {
     trigger_dependents();
@@ -362,28 +417,21 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
         window,
         shape,
     );
-    let chunk = grid_size_y() - 1 - block_index_y();
-    let pages = chunk_pages(chunk, place.span, window);
-    if pages.begin < pages.end {
-        let block = &place.block;
-        let sight = Sight::of(block, positions, visible, window);
-        let attended = attend_pages::<K, V>(
-            &place,
-            q,
-            cache_k,
-            cache_v,
-            page_table,
-            slot_pages,
-            sight,
-            pages.begin,
-            pages.end,
-            Loads::Ahead,
-        );
+    let needed = chunks_of_span(place.span, window);
+    let deal = Deal {
+        chunks: needed.end - needed.begin,
+        block: block_index_y(),
+        blocks: grid_size_y(),
+    };
+    let block = &place.block;
+    let sight = Sight::of(block, positions, visible, window);
+    let columns = block.columns();
+    let stored = block.values.groups * block.values.places.dims;
+    let used = block.rows * gqa;
+    let attend = |work: &Work, chunk: Val<u32>, pages: Pages, after: Pages| {
+        let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, after);
         let totals = Totals::of(block, attended.running, true);
-        let columns = block.columns();
-        let stored = block.values.groups * block.values.places.dims;
-        let part = (block_index_z() * (heads / gqa) + block.kv_head) * grid_size_y() + chunk;
-        let used = block.rows * gqa;
+        let part = (block_index_z() * (heads / gqa) + block.kv_head) * chunks + chunk;
         for column in strided(columns, shape.threads()) {
             if column < used {
                 worth[(part * columns + column) * 2] = totals.highest(block, column);
@@ -395,6 +443,25 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
                 partial.store_as::<Pack<f32, 4>>((part * columns + column) * stored + dim, Val::pack(values));
             }
         });
+    };
+    if deal.block < deal.chunks {
+        let first = deal.chunk(u32(0));
+        let pages = chunk_pages(first, place.span, window);
+        let work = Work::begin::<K, V>(&place, q, cache_k, page_table, slot_pages, pages, Loads::Ahead);
+        if shape.goes_on() {
+            let rounds = deal.rounds();
+            for round in stepped(0u32, rounds, 1u32) {
+                let chunk = deal.chunk(round);
+                let pages = chunk_pages(chunk, place.span, window);
+                let is_last = round + 1 == rounds;
+                let next = chunk_pages(deal.chunk(select(is_last, round, round + 1)), place.span, window);
+                let begin = select(is_last, pages.end - 1, next.begin);
+                let after = Pages { begin, end: next.end };
+                attend(&work, chunk, pages, after);
+            }
+        } else {
+            attend(&work, first, pages, pages.last());
+        }
     } else {
         /// the launch behind relies on this one for all before it
         wait_for_prerequisites();
@@ -436,18 +503,9 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     /// which pages are worked on at once depends on their numbers only
     let begin = place.span.begin / (PAGE * shape.pages) * shape.pages;
     let end = (place.span.end + (PAGE - 1)) / PAGE;
-    let attended = attend_pages::<K, V>(
-        &place,
-        q,
-        cache_k,
-        cache_v,
-        page_table,
-        slot_pages,
-        sight,
-        begin,
-        end,
-        Loads::InTurn,
-    );
+    let pages = Pages { begin, end };
+    let work = Work::begin::<K, V>(&place, q, cache_k, page_table, slot_pages, pages, Loads::InTurn);
+    let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, pages.last());
     if V::ROTATED {
         rotate_back(block, attended.sums);
     }
@@ -524,8 +582,10 @@ pub const DECODE: Entry = Entry {
             random.size(1, 90) as u32
         };
         arguments.extend(cache.scalars(window));
+        arguments.push(Argument::U32(chunks as u32));
+        let blocks = if shape.goes_on() { random.size(1, chunks) } else { chunks };
         Ok(Example {
-            grid: [cache.kv_heads as u32, chunks as u32, 1],
+            grid: [cache.kv_heads as u32, blocks as u32, 1],
             arguments,
         })
     },

@@ -3,7 +3,7 @@
 //! The division depends on the keys' positions alone, never on how long a sequence is or what else is in a step: a
 //! token's result is the same bits alone and in a batch. Chunks grow with the position, so that short contexts have
 //! many small blocks and long ones few partial results: two pages each up to 64 pages, four up to 512, eight up to 1024,
-//! sixteen beyond. Blocks of the last chunks start first, and those of the small ones fill what they leave idle.
+//! sixteen beyond. How many blocks share a sequence's chunks is no part of the division ([`Deal`]).
 //! Layers with a window have two pages a chunk. Pages of a chunk that a block works on at once are fixed by their numbers
 //! as well.
 
@@ -89,6 +89,17 @@ pub struct Pages {
     pub end: Val<u32>,
 }
 
+impl Pages {
+    /// The last one.
+    #[tile_fn]
+    pub fn last(self) -> Self {
+        Self {
+            begin: self.end - 1,
+            end: self.end,
+        }
+    }
+}
+
 /// first page of a chunk of the division
 #[device_fn]
 fn first_page(chunk: Val<u32>) -> Val<u32> {
@@ -151,6 +162,47 @@ pub fn chunks_of_span(span: Span, window: Val<u32>) -> Chunks {
     Chunks { begin, end }
 }
 
+/// How a sequence's chunks are dealt out to blocks: the last ones, which are the longest, first, and every other round the
+/// other way round, so that who got a long one gets a short one next.
+#[derive(Clone, Copy)]
+pub struct Deal {
+    /// Chunks of the sequence.
+    pub chunks: Val<u32>,
+    /// This block.
+    pub block: Val<u32>,
+    /// Blocks that share the sequence.
+    pub blocks: Val<u32>,
+}
+
+impl Deal {
+    /// Chunks that this block gets.
+    #[tile_fn]
+    pub fn rounds(&self) -> Val<u32> {
+        let whole = self.chunks / self.blocks;
+        let rest = self.chunks - whole * self.blocks;
+        whole + (self.place(whole) < rest).to_u32()
+    }
+
+    /// The chunk of one of its rounds.
+    #[tile_fn]
+    pub fn chunk(&self, round: Val<u32>) -> Val<u32> {
+        self.chunks - 1 - (round * self.blocks + self.place(round))
+    }
+
+    #[tile_fn]
+    fn place(&self, round: Val<u32>) -> Val<u32> {
+        select(round % 2 == 0, self.block, self.blocks - 1 - self.block)
+    }
+}
+
+/// Blocks to deal a sequence's chunks out to, where the device has room for so many: a power of two if that leaves little
+/// of it idle, because most stretches of the division have a power of two of chunks.
+pub fn blocks_to_share(chunks: usize, room: usize) -> usize {
+    let power = 1 << room.max(1).ilog2();
+    let blocks = if 8 * power >= 7 * room { power } else { room };
+    chunks.min(blocks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,6 +222,13 @@ mod tests {
             chunk += 1;
         }
         assert_eq!(chunks(0, NO_WINDOW, 1), 1);
+    }
+
+    #[test]
+    fn blocks_are_a_power_of_two_where_that_costs_little() {
+        for (chunks, room, want) in [(272, 66, 64), (272, 132, 128), (272, 100, 100), (5, 66, 5), (9, 0, 1)] {
+            assert_eq!(blocks_to_share(chunks, room), want, "{chunks} chunks, room for {room}");
+        }
     }
 
     #[test]

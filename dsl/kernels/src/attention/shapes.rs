@@ -26,6 +26,8 @@ pub struct Chosen {
     pub shape: FlashShape,
     /// Columns of a block: rows times query heads of a KV head.
     pub columns: usize,
+    /// Blocks of a multiprocessor at the same time.
+    pub blocks: usize,
 }
 
 impl Chosen {
@@ -105,15 +107,11 @@ fn usable(
     shapes: &[(usize, usize)],
 ) -> Vec<Chosen> {
     let width = target.fragments.columns();
-    let all = shapes.iter().map(|&(tiles, teams)| {
-        let shape = FlashShape {
-            head_dim,
-            tiles,
-            teams,
-            pages,
-        };
-        let columns = shape.columns(width);
-        Chosen { shape, columns }
+    let all = shapes.iter().map(|&(tiles, teams)| FlashShape {
+        head_dim,
+        tiles,
+        teams,
+        pages,
     });
     let fast = pair.names.into_iter().filter_map(|name| formats::find(name)?.fast);
     let terms = fast.map(|format| format.terms).max().unwrap_or(1);
@@ -121,7 +119,12 @@ fn usable(
         let of_warp = shape.tiles * width;
         of_warp <= WARP_COLUMNS && of_warp * shape.warps() <= BLOCK_COLUMNS && shape.warps() * terms <= WARPS
     };
-    // recording refuses what the target has no shared memory for
-    all.filter(|chosen| is_held(chosen.shape) && kernel(chosen.shape).record(target).is_ok())
+    all.filter(|shape| is_held(*shape))
+        .filter_map(|shape| {
+            // recording refuses what the target has no shared memory for
+            let recorded = kernel(shape).record(target).ok()?;
+            let (columns, blocks) = (shape.columns(width), recorded.blocks);
+            Some(Chosen { shape, columns, blocks })
+        })
         .collect()
 }

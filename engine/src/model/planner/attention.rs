@@ -543,11 +543,22 @@ impl Planner<'_> {
             rows,
             context: self.attention.steps.context as u32,
         };
+        let sharers = match chosen.shape.goes_on() {
+            true => Count::Sharers {
+                window: window(layer),
+                rows,
+                context: self.attention.steps.context as u32,
+                kv_heads: layer.kv_heads as u32,
+                room: (self.chip.units * chosen.blocks) as u32,
+            },
+            false => chunks,
+        };
         let (kv_heads, groups) = (Count::Fixed(layer.kv_heads as u32), Count::Groups(rows));
         let (partial, worth) = (self.attention.partial, self.attention.worth);
         let mut operands = self.flash_operands(cache, rows);
         operands.extend([partial, worth].map(Operand::Buffer));
         operands.extend(self.attention_numbers(layer, cache));
+        operands.push(Operand::Count(chunks));
         let cost = self.attention_cost(layer, cache.types, Unit::Matrix);
         let settings = Self::flash_settings(layer, cache, chosen);
         let label = format!("{}.attend", weights.name);
@@ -555,7 +566,7 @@ impl Planner<'_> {
             &label,
             "flash_decode",
             &settings,
-            [kv_heads, chunks, groups],
+            [kv_heads, sharers, groups],
             operands,
             cost,
         );
