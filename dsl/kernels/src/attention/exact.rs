@@ -119,6 +119,7 @@ fn load_query<Keys: KvStore>(
         }
         if Keys::ROTATED {
             value = rotate(value, thread_index(), exchange, SIGNS_1, SIGNS_2);
+            barrier();
         }
         if dim < stored {
             query[dim] = value;
@@ -194,6 +195,7 @@ fn combine<Values: KvStore>(
         let mut value = select(exponentials == 0.0, f32(0.0), sum / exponentials);
         if Values::ROTATED {
             value = rotate(value, thread_index(), exchange, SIGNS_2, SIGNS_1);
+            barrier();
         }
         let dim = part * GROUP + thread_index();
         if dim < head_dim {

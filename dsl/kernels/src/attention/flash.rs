@@ -95,6 +95,12 @@ impl FlashShape {
         self.tiles * self.teams > 1
     }
 
+    /// Whether warps without a page of their own let it be. Others take the last page again, which counts for nothing: a
+    /// branch keeps more alive than the largest heads have registers for.
+    fn has_registers_to_branch(self) -> bool {
+        self.head_dim < 512 && !self.goes_on()
+    }
+
     /// Of a page's units of `words` words a lane, how many it loads ahead: all of those of few words, and of others a part
     /// that the registers next to `sums` products leave room for, with 64 for all else and as much for the other side.
     fn ahead<K: KvCodec, V: KvCodec>(self, loads: Loads, units: usize, words: usize, sums: usize) -> usize {
@@ -321,36 +327,54 @@ impl Work {
             let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
             let keys_start = block.keys.page(entry[0], kv_heads, block.kv_head);
             let values_start = block.values.page(entry[0], kv_heads, block.kv_head);
-            if self.loads == Loads::Ahead {
-                self.values.fetch_ahead::<V>(block, cache_v, values_start);
-            }
-            score_unit::<K>(
-                block,
-                self.scores,
-                first_column,
-                self.queries,
-                &self.keys,
-                cache_k,
-                keys_start,
-                page * PAGE,
-                sight,
-            );
-            if self.loads == Loads::InTurn {
-                self.values.fetch_ahead::<V>(block, cache_v, values_start);
-            }
-            barrier();
             let next_keys = block.keys.page(next_entry, kv_heads, block.kv_head);
-            add_values::<V>(
-                block,
-                running,
-                sums,
-                self.scores,
-                first_column,
-                &self.values,
-                cache_v,
-                values_start,
-                |unit| fetch_in_turn::<K>(block, &self.keys, cache_k, next_keys, unit),
-            );
+            let score = || {
+                if self.loads == Loads::Ahead {
+                    self.values.fetch_ahead::<V>(block, cache_v, values_start);
+                }
+                score_unit::<K>(
+                    block,
+                    self.scores,
+                    first_column,
+                    self.queries,
+                    &self.keys,
+                    cache_k,
+                    keys_start,
+                    page * PAGE,
+                    sight,
+                );
+                if self.loads == Loads::InTurn {
+                    self.values.fetch_ahead::<V>(block, cache_v, values_start);
+                }
+            };
+            let weigh = || {
+                add_values::<V>(
+                    block,
+                    running,
+                    sums,
+                    self.scores,
+                    first_column,
+                    &self.values,
+                    cache_v,
+                    values_start,
+                    |unit| fetch_in_turn::<K>(block, &self.keys, cache_k, next_keys, unit),
+                );
+            };
+            if at_once > 1 && block.shape.has_registers_to_branch() {
+                /// where pages have ended, warps leave the others to theirs
+                let is_here = page < pages.end;
+                if is_here {
+                    score();
+                }
+                barrier();
+                if is_here {
+                    weigh();
+                }
+            } else {
+                score();
+                barrier();
+                weigh();
+            }
             entry[0] = next_entry;
         }
         Attended { running, sums }

@@ -127,6 +127,17 @@ impl Piece {
             _ => value % self.nibbles * 4 + (value / self.nibbles + 2) % 4,
         }
     }
+
+    /// The value of a piece that has a bit at `place`, and which of its bits that is.
+    #[tile_fn]
+    fn value_of(self, place: Val<u32>) -> (Val<u32>, Val<u32>) {
+        match (self.bits, self.len) {
+            (4, _) => (place / 4, place % 4),
+            (1, 8) => (place, u32(0)),
+            (2, _) => (place / 4 + place % 4 / 2 * self.nibbles, place % 2),
+            _ => (place / 4 + (place + 2) % 4 * self.nibbles, u32(0)),
+        }
+    }
 }
 
 #[tile_fn]
@@ -149,17 +160,23 @@ fn store<Format: TurboFormat>(
     }
     for plane in 0..page.shape.planes.len() {
         let piece = Piece::of::<Format>(&page.shape, plane);
-        if dim % piece.len == 0 {
-            let mut word = u32(0);
-            for i in unrolled(0..piece.len) {
-                let code = codes[dim + i] >> (2 * plane) & ((1 << piece.bits) - 1);
-                word |= code << piece.bit(i);
-            }
-            let start = page.piece(plane, dim, piece.len, piece.bytes());
-            match piece.bytes() {
-                1 => cache.store_as::<u8>(start, word),
-                2 => cache.store_as::<u16>(start, word),
-                _ => cache.store_as::<u32>(start, word),
+        let piece_bits = piece.bits * piece.len;
+        /// each lane votes for one bit of the warp's pieces
+        let place = lane_index() % piece_bits;
+        let (value, bit) = piece.value_of(place);
+        for word in 0..piece.bits {
+            let number = lane_index() / piece_bits;
+            let first = dim / 32 * 32 + word * (32 / piece.bits) + number * piece.len;
+            let code = codes[first + value] >> (bit + 2 * plane);
+            let bits = ballot(code & 1 == 1);
+            if place == 0 {
+                let start = page.piece(plane, first, piece.len, piece.bytes());
+                let bits = bits >> (number * piece_bits);
+                match piece.bytes() {
+                    1 => cache.store_as::<u8>(start, bits),
+                    2 => cache.store_as::<u16>(start, bits),
+                    _ => cache.store_as::<u32>(start, bits),
+                }
             }
         }
     }

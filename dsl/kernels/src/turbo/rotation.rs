@@ -27,7 +27,7 @@ pub fn word_of(signs: [u32; 4], word: Val<u32>) -> Val<u32> {
 
 /// Rotates groups of 128 values, one value a thread; the threads of a group follow each other. All sums are rounded one
 /// by one, in the order the format fixes, so that stored bytes do not depend on the device. `exchange` holds one value a
-/// thread.
+/// thread; who uses it again needs a barrier first.
 #[tile_fn]
 pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [u32; 4], second: [u32; 4]) -> Val<f32> {
     let lane = lane_index();
@@ -41,7 +41,6 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
     exchange[thread] = coordinate;
     barrier();
     let others = [32, 64, 96].map(|distance: u32| exchange[thread ^ distance]);
-    barrier();
     let is_lower = thread & 32 == 0;
     let own = butterfly(coordinate, others[0], is_lower);
     let other = butterfly(others[1], others[2], is_lower);

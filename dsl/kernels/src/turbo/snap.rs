@@ -40,6 +40,7 @@ pub fn snap<Format: TurboFormat>(value: Val<f32>, thread: Val<u32>, terms: Share
     let unit = value.mul_unfused(inverse_of(norm));
     let unit = if_finite::<Format>(norm, unit);
     let index = nearest::<Format>(rotate(unit, thread, terms, SIGNS_1, SIGNS_2));
+    barrier();
     let snapped = codeword::<Format>(index);
     terms[thread] = snapped.mul_unfused(snapped);
     barrier();
@@ -68,7 +69,7 @@ pub fn snap_for_cache<Format: TurboFormat>(
     if lane_index() == 0 {
         squares[warp_index()] = of_warp;
     }
-    /// its barriers are those between the sums of warps and of groups
+    /// its barrier is the one between the sums of warps and of groups
     let rotated = rotate(value, thread, exchange, SIGNS_1, SIGNS_2);
     let norm = group_total(squares, thread).sqrt();
     let coordinate = rotated.mul_unfused(inverse_of(norm));
