@@ -45,7 +45,7 @@ impl Context {
             raw,
             stream: null_mut(),
             retired: Retired::new(),
-            carves_launches: driver::version()? >= CARVES_LAUNCHES && std::env::var("TK_NOCARVE").is_err(),
+            carves_launches: driver::version()? >= CARVES_LAUNCHES,
         };
         context.enter()?;
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;

@@ -197,8 +197,7 @@ fn merge<V: KvCodec>(
     let set = block.team * block.value_units() + block.member % block.value_units();
     let given = Shared::<f32>::new(block.shape.teams * block.value_units() * quads * (turns - 1) * 128);
     let first_quad = set * quads;
-    let place =
-        |quad: Val<u32>, giver: Val<u32>| (((first_quad + quad) * (turns - 1) + giver) * 32 + lane_index()) * 4;
+    let place = |quad: Val<u32>, giver: Val<u32>| (((first_quad + quad) * (turns - 1) + giver) * 32 + lane_index()) * 4;
     let keeper = |quad: Val<u32>| quad * turns / quads;
     for tile in unrolled(0..tiles) {
         for slot in 0..Products::<f32>::lane_columns() {

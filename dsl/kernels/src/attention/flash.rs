@@ -12,7 +12,7 @@
 
 use tilekiln_dsl::prelude::*;
 
-use super::codec::{KvCodec, UnitShape};
+use super::codec::{KvCodec, Scales, UnitShape};
 use super::examples::Cache;
 use super::finish::{Totals, hand_out};
 use super::formats::{self, HEAD_DIM, K, V};
@@ -80,8 +80,10 @@ impl FlashShape {
         let is_wide = [K::BITS, V::BITS]
             .iter()
             .any(|bits| bits.iter().sum::<usize>() >= WIDE_BITS);
+        // decoding scales of blocks takes more registers than scales that weights are multiplied by
+        let has_blocks = self.head_dim >= 256 && [K::SCALES, V::SCALES].contains(&Scales::Block);
         let warps = match (self.tiles, K::TERMS.max(V::TERMS)) {
-            (1, 1) if is_wide && loads == Loads::Ahead => 8,
+            (1, 1) if (is_wide || has_blocks) && loads == Loads::Ahead => 8,
             (1, 1) => 16,
             (_, 1) => 12,
             _ => 8,
@@ -296,7 +298,7 @@ impl Work {
         }
     }
 
-    /// Attends to some pages of the block's sequence; keys of the first of `after` are loaded meanwhile.
+    /// Attends to some pages of the block's sequence; keys of the first of `after`, if any, are loaded meanwhile.
     #[tile_fn]
     fn attend<K: KvCodec, V: KvCodec>(
         &self,
@@ -306,7 +308,7 @@ impl Work {
         page_table: In<u32>,
         sight: Sight,
         pages: Pages,
-        after: Pages,
+        after: Option<Pages>,
     ) -> Attended {
         let block = &place.block;
         let (tiles, columns, at_once) = (block.shape.tiles, block.columns(), block.shape.pages);
@@ -315,14 +317,20 @@ impl Work {
         let total = Registers::<f32>::filled(tiles, 0.0);
         let running = Running { highest, total };
         let sums = Products::<f32>::zeros(block.value_tiles() * tiles);
-        let first_after = page_of_turn(block, after);
+        let mut first_after = None;
+        if let Some(after) = after {
+            let page = page_of_turn(block, after);
+            first_after = Some(page);
+        }
         let entry = self.entry;
         barrier();
         for round in stepped(pages.begin, pages.end, at_once) {
             /// past the last page that page again, all of whose keys count as behind the end
             let page = round + block.turn;
-            let is_last = round + at_once >= pages.end;
-            let next_page = select(is_last, first_after, min(page + at_once, pages.end - 1));
+            let mut next_page = min(page + at_once, pages.end - 1);
+            if let Some(after) = first_after {
+                next_page = select(round + at_once >= pages.end, after, next_page);
+            }
             let next_entry = page_table[self.first_entry + next_page % self.slot_pages];
             let first_column = (round / at_once % 2 * at_once + block.turn) * columns;
             let keys_start = block.keys.page(entry[0], kv_heads, block.kv_head);
@@ -403,13 +411,14 @@ fn fetch_in_turn<K: KvCodec>(block: &Block, keys: &Keys, cache_k: In<u8>, page: 
     }
 }
 
-/// Attention of a few rows of a sequence to one chunk of its keys: weighted sums, highest scores (to base 2) and sums of
+/// Attention of a few rows of a sequence to chunks of its keys, one by one: weighted sums, highest scores (to base 2) and sums of
 /// powers.
 ///
 /// Blocks: x over KV heads, y over the chunks of keys of a sequence (see `partition`), of which there are at most `chunks`,
-/// or as few as one where blocks of that shape go on with another one; z over groups of rows. A group is `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one
-/// sequence; `rows * gqa` columns at most. Row r sees keys j < visible\[r\] that are less than `window` before
-/// positions\[r\] (0xffffffff: all). Queries are those of `prepare_queries`. Results stay in the domain of the values:
+/// or as few as one where blocks of that shape go on with another one; z over groups of rows. A group is
+/// `row_groups\[z\] = (first row, rows, slot)`, rows that follow each other in one sequence; `rows * gqa` columns at most.
+/// Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\] (0xffffffff: all). Queries are those
+/// of `prepare_queries`. Results stay in the domain of the values:
 /// `flash_combine` rotates them back. Chunks that no row sees are left as they are. Batch invariance: a row's results
 /// depend on its own query and keys only, not on how many blocks share its chunks.
 #[kernel(threads = shape.threads(), blocks = shape.blocks::<K, V>(Loads::Ahead))]
@@ -431,16 +440,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     #[comptime] shape: FlashShape,
 ) {
     trigger_dependents();
-    let place = place::<K, V>(
-        block_index(),
-        row_groups,
-        positions,
-        visible,
-        heads,
-        gqa,
-        window,
-        shape,
-    );
+    let place = place::<K, V>(block_index(), row_groups, positions, visible, heads, gqa, window, shape);
     let needed = chunks_of_span(place.span, window);
     let deal = Deal {
         chunks: needed.end - needed.begin,
@@ -452,7 +452,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     let columns = block.columns();
     let stored = block.values.groups * block.values.places.dims;
     let used = block.rows * gqa;
-    let attend = |work: &Work, chunk: Val<u32>, pages: Pages, after: Pages| {
+    let attend = |work: &Work, chunk: Val<u32>, pages: Pages, after: Option<Pages>| {
         let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, after);
         let totals = Totals::of(block, attended.running, true);
         let part = (block_index_z() * (heads / gqa) + block.kv_head) * chunks + chunk;
@@ -481,10 +481,10 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
                 let next = chunk_pages(deal.chunk(select(is_last, round, round + 1)), place.span, window);
                 let begin = select(is_last, pages.end - 1, next.begin);
                 let after = Pages { begin, end: next.end };
-                attend(&work, chunk, pages, after);
+                attend(&work, chunk, pages, Some(after));
             }
         } else {
-            attend(&work, first, pages, pages.last());
+            attend(&work, first, pages, None);
         }
     } else {
         /// the launch behind relies on this one for all before it
@@ -529,7 +529,7 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     let end = (place.span.end + (PAGE - 1)) / PAGE;
     let pages = Pages { begin, end };
     let work = Work::begin::<K, V>(&place, q, cache_k, page_table, slot_pages, pages, Loads::InTurn);
-    let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, pages.last());
+    let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, None);
     if V::ROTATED {
         rotate_back(block, attended.sums);
     }
@@ -607,7 +607,11 @@ pub const DECODE: Entry = Entry {
         };
         arguments.extend(cache.scalars(window));
         arguments.push(Argument::U32(chunks as u32));
-        let blocks = if shape.goes_on() { random.size(1, chunks) } else { chunks };
+        let blocks = if shape.goes_on() {
+            random.size(1, chunks)
+        } else {
+            chunks
+        };
         Ok(Example {
             grid: [cache.kv_heads as u32, blocks as u32, 1],
             arguments,

@@ -54,9 +54,12 @@ macro_rules! turbo {
             #[tile_fn]
             fn tables() -> [Val<u32>; 2] {
                 let [low, high] = half_tables::<$format>();
-                let low_table = in_register(low[0]);
-                let high_table = in_register(high[0]);
-                [low_table, high_table]
+                if <$format as TurboFormat>::BITS == 2 {
+                    /// the other half of four codewords' table is nothing, so that this half is a part of the instruction
+                    [u32(low[0]), u32(high[0])]
+                } else {
+                    [in_register(low[0]), in_register(high[0])]
+                }
             }
 
             #[tile_fn]

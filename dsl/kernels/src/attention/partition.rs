@@ -89,17 +89,6 @@ pub struct Pages {
     pub end: Val<u32>,
 }
 
-impl Pages {
-    /// The last one.
-    #[tile_fn]
-    pub fn last(self) -> Self {
-        Self {
-            begin: self.end - 1,
-            end: self.end,
-        }
-    }
-}
-
 /// first page of a chunk of the division
 #[device_fn]
 fn first_page(chunk: Val<u32>) -> Val<u32> {

@@ -17,19 +17,23 @@ const COUNT_BIT: u32 = MASS_BITS + MOST_ITEMS.ilog2() + 1;
 #[device_fn]
 pub fn bin_of(logit: Val<f32>, best: Val<f32>) -> Val<u32> {
     let nats = select(logit == best, 0.0, best - logit);
-    let far = select(nats < 16.0, nats + 8.0, nats * 0.5 + 16.0);
-    min(select(nats < 8.0, nats * 2.0, far).to::<u32>(), BINS as u32 - 1)
+    let is_far = nats >= 8.0;
+    let is_farthest = nats >= 16.0;
+    let scaled = select(is_farthest, nats * 0.5, select(is_far, nats, nats * 2.0));
+    /// whole before it is added to: a sum of floats may round up to the next bin
+    let first = select(is_farthest, 16u32, select::<u32>(is_far, 8, 0));
+    min(scaled.to::<u32>(), BINS as u32 / 2 - 1) + first
 }
 
 /// What [`bin_of`] gives, on the CPU.
 pub fn bin_of_logit(logit: f32, best: f32) -> u32 {
     let nats = if logit == best { 0.0 } else { best - logit };
-    let bin = match nats {
-        _ if nats < 8.0 => nats * 2.0,
-        _ if nats < 16.0 => nats + 8.0,
-        _ => nats * 0.5 + 16.0,
+    let (scaled, first) = match nats {
+        _ if nats >= 16.0 => (nats * 0.5, 16),
+        _ if nats >= 8.0 => (nats, 8),
+        _ => (nats * 2.0, 0),
     };
-    (bin as u32).min(BINS as u32 - 1)
+    (scaled as u32).min(BINS as u32 / 2 - 1) + first
 }
 
 /// One block per chunk (x) and row (y): number and mass (at temperature 1) of the chunk's tokens in each bin.
