@@ -26,6 +26,28 @@ pub enum CacheFormat {
     Turbo(&'static Codec),
 }
 
+/// The nearest f16.
+pub fn nearest_f16(value: f64) -> f64 {
+    f16::from_f32(to_odd(value)).to_f64()
+}
+
+/// The nearest bf16.
+pub fn nearest_bf16(value: f64) -> f64 {
+    bf16::from_f32(to_odd(value)).to_f64()
+}
+
+/// The f32 next to a number on the side of zero, with its last bit set if it is another number: rounded to half of its bits,
+/// it is what the number is. (`from_f64` of both types looks at 20 bits behind the point only, and takes what lies a little
+/// above the middle between two for the middle.)
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if !near.is_finite() || f64::from(near) == value {
+        return near;
+    }
+    let is_above = f64::from(near.abs()) > value.abs();
+    f32::from_bits((near.to_bits() - u32::from(is_above)) | 1)
+}
+
 impl CacheFormat {
     /// The format of a name of the kernels' settings.
     pub fn named(name: &str) -> Option<Self> {
@@ -48,8 +70,8 @@ impl CacheFormat {
         let narrow: Vec<f32> = head.iter().map(|&value| value as f32).collect();
         match self {
             Self::F32 => head.to_vec(),
-            Self::F16 => head.iter().map(|&value| f16::from_f64(value).to_f64()).collect(),
-            Self::Bf16 => head.iter().map(|&value| bf16::from_f64(value).to_f64()).collect(),
+            Self::F16 => head.iter().map(|&value| nearest_f16(value)).collect(),
+            Self::Bf16 => head.iter().map(|&value| nearest_bf16(value)).collect(),
             Self::Q8 => BlockFormat::Q8_0.decode(&encode(BlockFormat::Q8_0, &narrow)),
             Self::Q4 => narrow.chunks(BLOCK).flat_map(q4_block).collect(),
             Self::Turbo(codec) => {
@@ -144,5 +166,28 @@ mod tests {
             assert!((least..=most).contains(&relative), "{name}: {relative}");
         }
         assert!(CacheFormat::named("q5_0").is_none());
+    }
+}
+
+#[cfg(test)]
+mod rounding {
+    use super::*;
+
+    #[test]
+    fn numbers_a_little_off_the_middle_are_not_the_middle() {
+        let middle = 1.0 + 2.0_f64.powi(-8);
+        for (value, want) in [
+            (middle, 1.0),
+            (middle * (1.0 + 1e-12), 1.0078125),
+            (middle * (1.0 - 1e-12), 1.0),
+            (-middle * (1.0 + 1e-9), -1.0078125),
+            (0.0, 0.0),
+        ] {
+            assert_eq!(nearest_bf16(value), want, "{value:e}");
+        }
+        let middle = 1.0 + 2.0_f64.powi(-11);
+        assert_eq!(nearest_f16(middle), 1.0);
+        assert_eq!(nearest_f16(middle * (1.0 + 1e-12)), 1.0 + 2.0_f64.powi(-10));
+        assert_eq!(nearest_f16(1e9), f64::INFINITY);
     }
 }

@@ -5,10 +5,8 @@
 //! beside a border between two. Only there the bound is as large as a step of the format; everywhere else a wrong choice
 //! is far outside of it.
 
-use half::{bf16, f16};
-
 use super::{UNIT_BF16, UNIT_F32, rotation, stored_f16};
-use crate::reference::cache::{BLOCK, CacheFormat, extreme, snapped};
+use crate::reference::cache::{BLOCK, CacheFormat, extreme, nearest_bf16, nearest_f16, snapped};
 use crate::reference::turbo::compare::THRESHOLD_MARGIN;
 use crate::reference::turbo::{Codec, GROUP};
 
@@ -30,8 +28,8 @@ pub fn read_back(format: CacheFormat, head: &[f64], bounds: &[f64]) -> Vec<f64> 
     };
     match format {
         CacheFormat::F32 => bounds.to_vec(),
-        CacheFormat::F16 => each(|value| f16::from_f64(value).to_f64()),
-        CacheFormat::Bf16 => each(|value| bf16::from_f64(value).to_f64()),
+        CacheFormat::F16 => each(nearest_f16),
+        CacheFormat::Bf16 => each(nearest_bf16),
         CacheFormat::Q8 => blocks(q8_block),
         CacheFormat::Q4 => blocks(q4_block),
         CacheFormat::Turbo(codec) => turbo(codec, head, bounds),
@@ -40,7 +38,7 @@ pub fn read_back(format: CacheFormat, head: &[f64], bounds: &[f64]) -> Vec<f64> 
 
 /// How far the stored f16 of a scale may be from that of `scale`, which is known within the factor 1 ± `relative`.
 fn scale_distance(scale: f64, relative: f64) -> f64 {
-    let at = |factor: f64| f16::from_f64(scale * factor).to_f64();
+    let at = |factor: f64| nearest_f16(scale * factor);
     (at(1.0 + relative) - at(1.0 - relative)).abs()
 }
 
