@@ -169,6 +169,16 @@ struct Cut {
     ties: Val<u32>,
 }
 
+/// Sorted places of each thread, so that all of a power of two are some thread's.
+#[tile_fn]
+fn places_each(size: Val<u32>, #[comptime] threads: usize) -> Val<u32> {
+    if SORTED.is_multiple_of(threads) {
+        max(size / threads, 1)
+    } else {
+        size / threads + 1
+    }
+}
+
 /// Finds the place in the sorted keys at which `wanted` is reached.
 #[tile_fn]
 fn place_in_sorted(
@@ -180,7 +190,7 @@ fn place_in_sorted(
     memory: Memory,
     #[comptime] threads: usize,
 ) {
-    let each = max(size / threads, 1);
+    let each = places_each(size, threads);
     let begin = thread_index() * each;
     let end = min(begin + each, range.inside);
     let mut mine = u64(0);
