@@ -137,9 +137,9 @@ fn narrow(
     range.low = select(range.high - range.low < width, range.low, range.high - (width - 1));
 }
 
-/// Sorts the candidates of a range, at most [`SORTED`], into shared memory. Returns how many places are filled.
+/// Sorts the candidates of a range, at most [`SORTED`], into shared memory.
 #[tile_fn]
-fn sort_range(range: Range, list: List, memory: Memory, #[comptime] threads: usize) -> Val<u32> {
+fn sort_range(range: Range, list: List, memory: Memory, #[comptime] threads: usize) {
     let mut mine = u32(0);
     for i in strided(list.count, threads) {
         let key = list.keys[list.first + i];
@@ -159,7 +159,6 @@ fn sort_range(range: Range, list: List, memory: Memory, #[comptime] threads: usi
         memory.sorted[place] = 0u32;
     }
     sort_descending(memory.sorted, size, threads);
-    size
 }
 
 /// A key, and how many of the tokens that have it are kept.
@@ -169,28 +168,17 @@ struct Cut {
     ties: Val<u32>,
 }
 
-/// Sorted places of each thread, so that all of a power of two are some thread's.
-#[tile_fn]
-fn places_each(size: Val<u32>, #[comptime] threads: usize) -> Val<u32> {
-    if SORTED.is_multiple_of(threads) {
-        max(size / threads, 1)
-    } else {
-        size / threads + 1
-    }
-}
-
 /// Finds the place in the sorted keys at which `wanted` is reached.
 #[tile_fn]
 fn place_in_sorted(
     cut: &mut Cut,
     range: Range,
-    size: Val<u32>,
     measure: Measure,
     wanted: Val<u64>,
     memory: Memory,
     #[comptime] threads: usize,
 ) {
-    let each = places_each(size, threads);
+    let each = (range.inside + (threads - 1)) / threads;
     let begin = thread_index() * each;
     let end = min(begin + each, range.inside);
     let mut mine = u64(0);
@@ -313,8 +301,8 @@ fn search(cut: &mut Cut, list: List, measure: Measure, wanted: Val<u64>, memory:
         cut.key = range.low;
         cut.ties = fewer + 1;
     } else {
-        let size = sort_range(range, list, memory, threads);
-        place_in_sorted(cut, range, size, measure, wanted, memory, threads);
+        sort_range(range, list, memory, threads);
+        place_in_sorted(cut, range, measure, wanted, memory, threads);
     }
 }
 
