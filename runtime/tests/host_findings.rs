@@ -54,6 +54,21 @@ fn is_low(it: &mut Recorder, limit: u32) -> ValueId {
     it.compare(CompareOp::Lt, t, limit)
 }
 
+/// Each of 128 lanes stores, groups of two warps meet, and each reads what the lane `distance` from it has stored.
+fn exchange_over(it: &mut Recorder, distance: u32) -> (Memory, ValueId) {
+    let tile = it.shared("tile", Scalar::F32, 128);
+    let t = it.thread();
+    let v = it.convert(t, F32);
+    it.store(tile, t, F32, v);
+    it.stmt(StmtKind::GroupBarrier { warps: 2 });
+    let distance = it.u32(distance);
+    let mate = it.binary(BinaryOp::Xor, t, distance);
+    let w = it.load(tile, mate, F32);
+    let low = is_low(it, 64);
+    it.when(low, |it| it.store(Y, t, F32, w));
+    (tile, t)
+}
+
 #[rustfmt::skip]
 fn cases() -> Vec<Case> {
     use FindingKind::*;
@@ -112,6 +127,18 @@ fn cases() -> Vec<Case> {
             let mate = it.binary(BinaryOp::Xor, t, far);
             let w = it.load(tile, mate, F32);
             it.store(Y, t, F32, w);
+        }, ..CLEAN },
+        Case { name: "a group barrier does not order two groups", kind: SharedRace, threads: 128, memory: "tile", record: |it| {
+            exchange_over(it, 64);
+        }, ..CLEAN },
+        Case { name: "a group barrier does not order what follows it", kind: SharedRace, threads: 128, memory: "tile", record: |it| {
+            let (tile, t) = exchange_over(it, 32);
+            let v = it.f32(2.5);
+            it.store(tile, t, F32, v);
+        }, ..CLEAN },
+        Case { name: "group barrier in a branch that a group takes", kind: DivergentBarrier, threads: 128, record: |it| {
+            let low = is_low(it, 64);
+            it.when(low, |it| it.stmt(StmtKind::GroupBarrier { warps: 2 }));
         }, ..CLEAN },
         Case { name: "all lanes store to one element", kind: SharedRace, lane: Some(1), index: Some(3), memory: "tile", record: |it| {
             let tile = it.shared("tile", Scalar::F32, 64);
@@ -278,6 +305,26 @@ fn cases() -> Vec<Case> {
             }, |_| {});
         }, ..CLEAN },
     ]
+}
+
+#[test]
+fn group_barriers_order_their_groups() {
+    let kernel = kernel(128, xy(), |it| {
+        let (tile, t) = exchange_over(it, 32);
+        it.stmt(StmtKind::GroupBarrier { warps: 2 });
+        let v = it.f32(2.5);
+        it.store(tile, t, F32, v);
+        it.stmt(StmtKind::Barrier);
+        let far = it.u32(64);
+        let mate = it.binary(BinaryOp::Xor, t, far);
+        let w = it.load(tile, mate, F32);
+        let low = is_low(it, 64);
+        it.when(low, |it| it.store(Y, t, F32, w));
+    });
+    let report = Bench::new(HostDevice::sanitizing(), kernel, 1, data(64))
+        .unwrap()
+        .report();
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]

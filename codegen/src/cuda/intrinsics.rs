@@ -163,9 +163,11 @@ __device__ __forceinline__ float exp2_flushed(float x) {
     helper(
         "in_register",
         r#"
-// the same number, kept in a register instead of made anew where it is used
+// the same number, kept in a register of each lane: not made anew where it is used, and nothing that lanes are known to
+// share, which would be copied for each use. No lane is behind lane 31.
 __device__ __forceinline__ unsigned in_register(unsigned number) {
-    asm volatile("" : "+r"(number));
+    asm volatile("{ .reg .b32 none; mov.b32 none, %%lanemask_lt; shr.u32 none, none, 31; xor.b32 %0, %0, none; }"
+            : "+r"(number));
     return number;
 }"#,
     ),
@@ -210,6 +212,15 @@ __device__ __forceinline__ void async_copy_16(void* to, const void* from) {
 // closes the group of copies this thread has started
 __device__ __forceinline__ void async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
+}"#,
+    ),
+    helper(
+        "sync_group",
+        r#"
+// each `warps` warps of the block meet and see each other's stores; barrier 0 is the block's
+template <int warps>
+__device__ __forceinline__ void sync_group() {
+    asm volatile("bar.sync %0, %1;" :: "r"(threadIdx.x / (32 * warps) + 1), "n"(32 * warps) : "memory");
 }"#,
     ),
     helper(
@@ -389,6 +400,7 @@ pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &m
 pub(super) fn sync(what: Sync, async_copy: bool, needs: &mut Needs) -> Option<String> {
     Some(match what {
         Sync::Block => "__syncthreads();".to_string(),
+        Sync::Group(warps) => format!("{}<{warps}>();", needs.helper("sync_group")),
         Sync::Warp => "__syncwarp();".to_string(),
         Sync::AsyncCommit | Sync::AsyncWait(_) if !async_copy => return None,
         Sync::AsyncCommit => format!("{}();", needs.helper("async_commit")),

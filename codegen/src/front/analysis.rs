@@ -336,6 +336,7 @@ impl Flow<'_> {
                     loads = true;
                 }
                 StmtKind::Barrier
+                | StmtKind::GroupBarrier { .. }
                 | StmtKind::WarpBarrier
                 | StmtKind::AsyncCommit
                 | StmtKind::AsyncWait { .. }

@@ -66,6 +66,7 @@ fn block_effect(body: &Body, block: &Block, known: &[CallEffect]) -> CallEffect 
             },
             StmtKind::Store { .. }
             | StmtKind::Barrier
+            | StmtKind::GroupBarrier { .. }
             | StmtKind::WarpBarrier
             | StmtKind::AsyncCopy { .. }
             | StmtKind::AsyncCommit

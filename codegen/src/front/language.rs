@@ -97,6 +97,8 @@ impl Needs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sync {
     Block,
+    /// So many warps.
+    Group(usize),
     Warp,
     AsyncCommit,
     AsyncWait(u32),

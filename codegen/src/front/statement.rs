@@ -113,6 +113,7 @@ impl Printer<'_, '_> {
                 self.line(format!("return {text};"), at);
             }
             StmtKind::Barrier => self.sync(Sync::Block, at),
+            StmtKind::GroupBarrier { warps } => self.sync(Sync::Group(*warps), at),
             StmtKind::WarpBarrier => self.sync(Sync::Warp, at),
             StmtKind::AsyncCommit => self.sync(Sync::AsyncCommit, at),
             StmtKind::AsyncWait { pending } => self.sync(Sync::AsyncWait(*pending), at),

@@ -666,7 +666,8 @@ pub(super) fn reduce(op: ReduceOp, ty: Type, width: u32, value: &Expr, needs: &m
 
 pub(super) fn sync(what: Sync, needs: &mut Needs) -> Option<String> {
     match what {
-        Sync::Block => Some(format!("{}();", needs.helper("sync_block"))),
+        // There are no barriers for a part of a block.
+        Sync::Block | Sync::Group(_) => Some(format!("{}();", needs.helper("sync_block"))),
         Sync::Warp => Some(format!("{}();", needs.helper("sync_warp"))),
         // Copies are done on the spot, and there are no dependent launches.
         Sync::AsyncCommit | Sync::AsyncWait(_) => None,

@@ -600,6 +600,7 @@ pub fn everything(target: &str) -> Kernel {
     let entry = b.convert(F32, entry);
     b.update(sum, BinaryOp::Add, entry);
     b.stmt(StmtKind::WarpBarrier);
+    b.stmt(StmtKind::GroupBarrier { warps: 1 });
 
     b.comment("control flow");
     let size = b.builtin(Builtin::GridSize(0));

@@ -9,6 +9,7 @@ use crate::target::TARGETS;
 pub fn check(kernel: &Kernel, report: &mut Report) {
     threads(kernel, report);
     shared_memory(kernel, report);
+    group_barriers(kernel, report);
     let stores = scopes(kernel).iter().any(stores_to_global);
     if !stores {
         report.add(
@@ -95,6 +96,36 @@ fn threads(kernel: &Kernel, report: &mut Report) {
                 threads.next_multiple_of(target.wave)
             ),
         );
+    }
+}
+
+/// Barriers for a part of a block that a target has, beside the one for all of it.
+const MOST_GROUPS: usize = 15;
+
+fn group_barriers(kernel: &Kernel, report: &mut Report) {
+    let mut first = None;
+    for scope in scopes(kernel) {
+        each_statement(&scope.body.block, &mut Path::new(), &mut |stmt, _| {
+            let StmtKind::GroupBarrier { warps } = stmt.kind else {
+                return;
+            };
+            let (lanes, first) = (warps * kernel.target.wave, *first.get_or_insert(warps));
+            if lanes == 0 || !kernel.threads.is_multiple_of(lanes) || kernel.threads / lanes > MOST_GROUPS {
+                report.add(
+                    stmt.at,
+                    format!("groups of {warps} warps in a block of {} threads", kernel.threads),
+                    format!("blocks that are whole groups, at most {MOST_GROUPS}"),
+                    "`barrier()` for the whole block, or another number of threads",
+                );
+            } else if warps != first {
+                report.add(
+                    stmt.at,
+                    format!("groups of {warps} warps meet here, and groups of {first} elsewhere in the kernel"),
+                    "groups of one size in a kernel",
+                    "`barrier()` for the whole block in one of the places",
+                );
+            }
+        });
     }
 }
 

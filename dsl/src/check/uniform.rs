@@ -311,7 +311,7 @@ impl<'a> Walk<'_, 'a, '_> {
                 let cause = leaving(missing, "continue", stmt.at);
                 left.round = left.round.take().or(cause);
             }
-            StmtKind::Barrier => self.barrier(stmt.at, missing),
+            StmtKind::Barrier | StmtKind::GroupBarrier { .. } => self.barrier(stmt.at, missing),
             StmtKind::Call { function, arguments } => {
                 self.called(*function, arguments, missing, stmt.at);
             }

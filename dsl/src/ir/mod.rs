@@ -14,7 +14,8 @@
 //! # Lanes
 //! All statements are executed by all lanes of a block. `If`, `For` and `While` on values that differ
 //! between lanes switch lanes off. Lanes see each other's shared-memory stores only across
-//! [`StmtKind::Barrier`] (the whole block) or [`StmtKind::WarpBarrier`] (the 32 lanes of a warp).
+//! [`StmtKind::Barrier`] (the whole block), [`StmtKind::GroupBarrier`] (some of its warps) or [`StmtKind::WarpBarrier`]
+//! (the 32 lanes of a warp).
 //!
 //! # Numbers
 //! Unsigned arithmetic wraps; `i32` wraps on the host and must not overflow elsewhere (C++). `f32` arithmetic is IEEE; a writer's compiler may contract `a*b+c` into a
@@ -730,6 +731,12 @@ pub enum StmtKind {
     Return(Option<ValueId>),
     /// All lanes of the block meet; shared-memory stores before it are seen after it.
     Barrier,
+    /// The lanes of each group of `warps` warps meet, or of the whole block; a group sees shared-memory stores of its
+    /// lanes before it.
+    GroupBarrier {
+        /// Warps of a group: the same in all group barriers of a kernel.
+        warps: usize,
+    },
     /// All lanes of the warp meet; shared-memory stores before it are seen by the warp after it.
     WarpBarrier,
     /// Starts copying 16 bytes from global to shared memory; done when an `AsyncWait` says so.

@@ -68,6 +68,7 @@ impl StmtKind {
             | Self::Break
             | Self::Continue
             | Self::Barrier
+            | Self::GroupBarrier { .. }
             | Self::WarpBarrier
             | Self::AsyncCommit
             | Self::AsyncWait { .. }

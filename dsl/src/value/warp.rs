@@ -158,6 +158,14 @@ pub fn warp_barrier() {
     statement(StmtKind::WarpBarrier);
 }
 
+/// Groups of `warps` warps that follow each other meet, each group by itself: for what only its lanes share. All threads
+/// of the block reach it or none does: on a target without barriers for a part of a block, the whole block meets. Blocks
+/// are whole groups, 15 at most, and a kernel's groups are all of one size.
+#[track_caller]
+pub fn group_barrier(warps: usize) {
+    statement(StmtKind::GroupBarrier { warps });
+}
+
 /// Lets the next launch in the stream start now. Nothing on targets without dependent launches.
 #[track_caller]
 pub fn trigger_dependents() {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"TKSLOT\r\n";
 const HASH_BYTES: usize = 32;
 /// Headers are smaller: a million tokens take seven megabytes.

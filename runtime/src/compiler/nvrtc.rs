@@ -31,6 +31,9 @@ const REMEDY: &str =
 /// Where a driver is installed, newer versions answer from the driver's own cache, and then without the lines
 /// about registers and spills. Our cache keeps those with the binary.
 const NO_CACHE: &str = "--no-cache";
+/// Of an experimental scale of how willingly registers are used, the lower end: kernels that fill their registers to the
+/// last one spill a few or none, depending on nothing that could be known beforehand, and these do not with it.
+const FEWER_REGISTERS: [&str; 1] = ["--ptxas-options=--register-usage-level=0"];
 
 /// NVRTC.
 pub struct Nvrtc {
@@ -75,7 +78,7 @@ impl Nvrtc {
         let beside = file.as_deref().and_then(Path::parent);
         Self {
             rtc,
-            fingerprint: format!("{name}, {size} bytes"),
+            fingerprint: format!("{name}, {size} bytes, fewer registers where it spills"),
             name,
             version,
             no_cache,
@@ -156,9 +159,12 @@ impl Compiler for Nvrtc {
 
     fn build(&self, generated: &Generated, architecture: &str) -> Result<Compiled, Box<CompileError>> {
         let start = Instant::now();
-        let outcome = self
-            .rtc
-            .build(&generated.text, &generated.file_name, &self.options(architecture));
+        let outcome =
+            self.rtc
+                .build_without_spills(generated, &self.options(architecture), &FEWER_REGISTERS, |outcome| {
+                    let resources = ptxas::resources(&outcome.log, &generated.symbol);
+                    outcome.binary.is_ok() && resources.is_some_and(|resources| resources.spills > 0)
+                });
         let fail = |reason: String, log: String| {
             let hint = self.hint(&log);
             CompileError::new(&self.name, generated, architecture, reason, log).with_hint(hint)

@@ -12,6 +12,8 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 
+use tilekiln_codegen::Generated;
+
 use crate::library::Opened;
 
 type Program = *mut c_void;
@@ -80,6 +82,32 @@ impl Rtc {
         let mut log = String::new();
         let binary = self.try_build(source, file_name, options, &mut log);
         Outcome { binary, log }
+    }
+
+    /// Compiles a text, and where the result spills once more with `further` options: what they make is taken if it does
+    /// not spill.
+    pub(super) fn build_without_spills(
+        &self,
+        generated: &Generated,
+        options: &[String],
+        further: &[&str],
+        spills: impl Fn(&Outcome) -> bool,
+    ) -> Outcome {
+        let first = self.build(&generated.text, &generated.file_name, options);
+        if !spills(&first) {
+            return first;
+        }
+        let options: Vec<String> = options
+            .iter()
+            .cloned()
+            .chain(further.iter().map(|option| option.to_string()))
+            .collect();
+        let second = self.build(&generated.text, &generated.file_name, &options);
+        if second.binary.is_ok() && !spills(&second) {
+            second
+        } else {
+            first
+        }
     }
 
     fn try_build(

@@ -83,6 +83,7 @@ pub(super) fn lower(kernel: &Kernel, sanitize: bool) -> Lowered<Program> {
         tables: HashMap::new(),
         program: Program {
             lanes: kernel.threads,
+            group_lanes: kernel.threads as u32,
             uniform: Vec::new(),
             literals: Vec::new(),
             scalars: Vec::new(),
@@ -701,6 +702,11 @@ impl<'k> Lowering<'k> {
             StmtKind::Break => self.emit(at, Instr::Break),
             StmtKind::Continue => self.emit(at, Instr::Continue),
             StmtKind::Barrier => self.emit(at, Instr::Barrier),
+            StmtKind::GroupBarrier { warps } => {
+                // all groups of a kernel are of one size
+                self.program.group_lanes = 32 * *warps as u32;
+                self.emit(at, Instr::GroupBarrier);
+            }
             StmtKind::WarpBarrier => self.emit(at, Instr::WarpBarrier),
             StmtKind::AsyncCommit => self.emit(at, Instr::AsyncCommit),
             StmtKind::AsyncWait { pending } => self.emit(at, Instr::AsyncWait { pending: *pending }),

@@ -567,7 +567,18 @@ impl Machine {
                     sanitizer.wait(&self.active, *pending as usize);
                 }
             }
-            Instr::Barrier => self.barrier(at)?,
+            Instr::Barrier => {
+                self.whole_block(at)?;
+                if let Some(sanitizer) = &mut self.sanitizer {
+                    sanitizer.barrier();
+                }
+            }
+            Instr::GroupBarrier => {
+                self.whole_block(at)?;
+                if let Some(sanitizer) = &mut self.sanitizer {
+                    sanitizer.group_barrier();
+                }
+            }
             Instr::WarpBarrier => {
                 self.whole_warps("a warp barrier", at)?;
                 if let Some(sanitizer) = &mut self.sanitizer {
@@ -685,7 +696,8 @@ impl Machine {
         }
     }
 
-    fn barrier(&mut self, at: Location) -> Step {
+    /// A barrier is reached by all lanes.
+    fn whole_block(&mut self, at: Location) -> Step {
         if self.sanitizer.is_some() && !self.full() {
             let (count, lanes) = (self.count, self.lanes);
             let lane = self.active.iter().position(|mask| *mask == 0).unwrap_or(0);
@@ -695,9 +707,6 @@ impl Machine {
                     "move the barrier out of the branch, and let no lane return or leave the loop before it",
                 )
             })?;
-        }
-        if let Some(sanitizer) = &mut self.sanitizer {
-            sanitizer.barrier();
         }
         Ok(())
     }

@@ -341,6 +341,7 @@ pub(super) enum Instr {
         parity: Slot,
     },
     Barrier,
+    GroupBarrier,
     WarpBarrier,
     If {
         condition: Slot,
@@ -373,6 +374,8 @@ pub(super) enum Instr {
 /// A lowered kernel.
 pub(super) struct Program {
     pub lanes: usize,
+    /// Lanes of the groups that meet at group barriers.
+    pub group_lanes: u32,
     /// Per slot: one word for all lanes.
     pub uniform: Vec<bool>,
     pub literals: Vec<(Slot, u32)>,

@@ -18,6 +18,10 @@ struct Touch {
     block: u64,
     lane: u32,
     epoch: u32,
+    /// Group barriers of the block so far: all groups reach each of them.
+    group_epoch: u32,
+    /// The group of warps that it belongs to.
+    group: u32,
     warp_epoch: u32,
     at: Location,
 }
@@ -60,6 +64,9 @@ pub(super) struct Sanitizer {
     block: [u32; 3],
     number: u64,
     epoch: u32,
+    group_epoch: u32,
+    /// Lanes of the groups of warps that meet: those of the kernel's group barriers.
+    group_lanes: u32,
     warp_epochs: Vec<u32>,
     shared: Vec<Vec<Cell>>,
     global: HashMap<(usize, usize), Box<[Cell; PAGE]>>,
@@ -82,16 +89,28 @@ impl Touch {
         if self.block != later.block {
             return true;
         }
-        if self.lane == later.lane || self.epoch != later.epoch {
+        if self.lane == later.lane || self.epoch != later.epoch || self.is_before_group_barrier(later) {
             return false;
         }
         self.lane / WARP != later.lane / WARP || self.warp_epoch == later.warp_epoch
     }
 }
 
+impl Touch {
+    /// A barrier of the group of both lanes was reached in between.
+    fn is_before_group_barrier(&self, later: &Touch) -> bool {
+        self.group == later.group && self.group_epoch != later.group_epoch
+    }
+}
+
 impl Cell {
     fn note_read(&mut self, now: Touch) {
-        let fresh = |old: &Option<Touch>| old.is_some_and(|old| old.block == now.block && old.epoch == now.epoch);
+        // whom a read races with that a group barrier parts from this one, this one races with
+        let fresh = |old: &Option<Touch>| {
+            old.is_some_and(|old| {
+                old.block == now.block && old.epoch == now.epoch && !old.is_before_group_barrier(&now)
+            })
+        };
         let slot = match &self.reads {
             [first, _] if !fresh(first) || first.is_some_and(|old| old.lane == now.lane) => 0,
             [_, second] if !fresh(second) || second.is_some_and(|old| old.lane == now.lane) => 1,
@@ -126,6 +145,8 @@ impl Sanitizer {
             block: [0; 3],
             number: 0,
             epoch: 0,
+            group_epoch: 0,
+            group_lanes: program.group_lanes.max(1),
             warp_epochs: vec![0; program.lanes.div_ceil(WARP as usize)],
             shared: program
                 .shared
@@ -148,6 +169,7 @@ impl Sanitizer {
         self.number = number;
         self.steps = 0;
         self.epoch = 0;
+        self.group_epoch = 0;
         self.warp_epochs.fill(0);
         for array in &mut self.shared {
             array.fill(Cell::default());
@@ -164,6 +186,8 @@ impl Sanitizer {
             block: self.number,
             lane: lane as u32,
             epoch: self.epoch,
+            group_epoch: self.group_epoch,
+            group: lane as u32 / self.group_lanes,
             warp_epoch: self.warp_epochs[lane / WARP as usize],
             at,
         }
@@ -181,6 +205,10 @@ impl Sanitizer {
 
     pub fn barrier(&mut self) {
         self.epoch += 1;
+    }
+
+    pub fn group_barrier(&mut self) {
+        self.group_epoch += 1;
     }
 
     pub fn warp_barrier(&mut self, active: &[u32]) {
@@ -286,12 +314,13 @@ impl Sanitizer {
                     break;
                 };
                 for (array, address) in group {
-                    let (epoch, warp_epoch) = (self.epoch, self.warp_epochs[lane / WARP as usize]);
+                    let (epoch, group_epoch) = (self.epoch, self.group_epoch);
+                    let warp_epoch = self.warp_epochs[lane / WARP as usize];
                     for cell in self.shared[array as usize].iter_mut().skip(address).take(16) {
                         cell.pending = false;
                         // For everybody else the store happens now: a barrier has to follow.
                         if let Some(write) = &mut cell.write {
-                            (write.epoch, write.warp_epoch) = (epoch, warp_epoch);
+                            (write.epoch, write.group_epoch, write.warp_epoch) = (epoch, group_epoch, warp_epoch);
                         }
                     }
                 }

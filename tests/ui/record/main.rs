@@ -49,6 +49,7 @@ cases! {
     escaped_value: &HOST,
     escaped_variable: &HOST,
     group_of_three: &HOST,
+    groups_of_warps: &HOST,
     misaligned_async_copy: &HOST,
     misaligned_pack: &HOST,
     negative_into_u32: &HOST,

@@ -28,6 +28,8 @@ pub trait KvStore: Named + 'static {
     const BITS: &'static [usize];
     /// What has a scale.
     const SCALES: Scales;
+    /// Bytes of values of two positions lie in turn, so that a word has the same values of both.
+    const IN_PAIRS: bool = false;
 
     /// Stores one position's `stored` values, one a thread; further threads have none. All threads of the block take
     /// part. `terms` and `codes` hold one element a thread.
@@ -91,6 +93,7 @@ impl UnitShape {
                 let plane = Plane {
                     start,
                     run_bytes: places.run_len() * bits / 8,
+                    in_pairs: Codec::IN_PAIRS && side == Side::Value,
                 };
                 start += plane.bytes(places);
                 plane
@@ -125,7 +128,8 @@ impl UnitShape {
         self.planes.iter().map(|plane| plane.words(self.places)).sum()
     }
 
-    /// The word and the bit in it at which a lane's run `run` starts in plane `plane`, among the words it loads.
+    /// The word and the bit in it at which a lane's run `run` starts in plane `plane`, among the words it loads: of a plane
+    /// in pairs, that of an even run.
     pub fn run_start(&self, plane: usize, run: usize) -> (usize, usize) {
         let before: usize = self.planes[..plane].iter().map(|plane| plane.words(self.places)).sum();
         let bit = run * self.planes[plane].run_bytes * 8;

@@ -271,8 +271,9 @@ fn sum_of_warps(
                 values[i] = fma(worth, four.component(i), values[i]);
             }
         }
+        let inverse = select(powers == 0.0, f32(0.0), 1.0 / powers);
         for i in 0..4 {
-            values[i] = select(powers == 0.0, f32(0.0), values[i] / powers);
+            values[i] = values[i] * inverse;
         }
         if shape.rotated {
             rotate_quads(values, SIGNS_2, SIGNS_1);

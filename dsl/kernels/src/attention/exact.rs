@@ -13,6 +13,8 @@ use crate::turbo::rotation::{SIGNS_1, SIGNS_2, rotate};
 
 /// Warps of a block.
 const WARPS: usize = 4;
+/// Blocks of a multiprocessor: the compiler has 128 registers, and does not spill to have more blocks.
+const BLOCKS: usize = 4;
 
 /// Four values next to each other of each 128 that a lane takes of a head of `stored` values.
 fn quads(stored: usize) -> usize {
@@ -37,7 +39,7 @@ struct Running {
 ///
 /// Row r sees keys j < visible\[r\] that are less than `window` before positions\[r\]. A row that sees nothing gets zeros.
 /// Batch invariance: warp w takes keys w, w + 4, …, counted from key 0, and the warps are added in order.
-#[kernel(threads = WARPS * 32)]
+#[kernel(threads = WARPS * 32, blocks = BLOCKS)]
 pub fn attend_exact<K: KvStore, V: KvStore>(
     #[shape(rows, heads, head_dim)] q: In<f32>,
     #[shape(pages, kv_heads, page_bytes)] cache_k: In<u8>,
@@ -154,7 +156,7 @@ fn score_of<Keys: KvStore>(
 }
 
 /// Adds the warps' parts in order, each worth exp(its highest score - the highest of all), divides by the sum of
-/// exponentials and rotates back what was rotated.
+/// exponentials (once for all values) and rotates back what was rotated.
 #[tile_fn]
 fn combine<Values: KvStore>(
     out: Out<f32>,
@@ -183,16 +185,20 @@ fn combine<Values: KvStore>(
     for warp in device_range(0, WARPS) {
         highest_of_all = max(highest_of_all, warp_highest[warp]);
     }
+    let worth = Registers::<f32>::undefined(WARPS);
+    let mut exponentials = f32(0.0);
+    for warp in unrolled(0..WARPS) {
+        worth[warp] = ((warp_highest[warp] - highest_of_all) * LOG2_E).exp2();
+        exponentials = fma(worth[warp], warp_total[warp], exponentials);
+    }
+    let inverse = select(exponentials == 0.0, f32(0.0), 1.0 / exponentials);
     for part in device_range(0, quads(stored)) {
         let mut sum = f32(0.0);
-        let mut exponentials = f32(0.0);
-        for warp in device_range(0, WARPS) {
-            let worth = ((warp_highest[warp] - highest_of_all) * LOG2_E).exp2();
+        for warp in unrolled(0..WARPS) {
             let at = (warp * quads(stored) + part) * GROUP + thread_index();
-            sum = fma(worth, warp_weighted[at], sum);
-            exponentials = fma(worth, warp_total[warp], exponentials);
+            sum = fma(worth[warp], warp_weighted[at], sum);
         }
-        let mut value = select(exponentials == 0.0, f32(0.0), sum / exponentials);
+        let mut value = sum * inverse;
         if Values::ROTATED {
             value = rotate(value, thread_index(), exchange, SIGNS_2, SIGNS_1);
             barrier();

@@ -35,6 +35,8 @@ pub(super) const START: f32 = -1e29;
 
 /// Words of a page's units up to which all of them are loaded ahead.
 const FEW_WORDS: usize = 32;
+/// As [`FEW_WORDS`] for prompts whose warps have several column tiles, and registers for hardly anything beside their sums.
+const FEW_WORDS_OF_TILES: usize = 24;
 /// Bits of a value from which on a format is wide: a lane's part of a unit is 32 words then.
 const WIDE_BITS: usize = 16;
 /// Registers of a multiprocessor, and of a thread at most.
@@ -107,7 +109,11 @@ impl FlashShape {
     /// that the registers next to `sums` products leave room for, with 64 for all else and as much for the other side.
     fn ahead<K: KvCodec, V: KvCodec>(self, loads: Loads, units: usize, words: usize, sums: usize) -> usize {
         let layout = target().fragments;
-        if units * words <= FEW_WORDS {
+        let few = match loads {
+            Loads::InTurn if self.tiles > 1 => FEW_WORDS_OF_TILES,
+            _ => FEW_WORDS,
+        };
+        if units * words <= few {
             return units;
         }
         if loads == Loads::InTurn || layout.k_parts() == 1 {
@@ -150,6 +156,16 @@ impl Block {
     /// Column tiles of the block.
     pub fn all_tiles(&self) -> usize {
         self.shape.tiles * self.shape.teams
+    }
+
+    /// The block, as if its warps' columns were not known yet: what was computed from them in front of a loop is computed again
+    /// behind it, where keeping it would cost a register that sums need.
+    #[tile_fn]
+    pub fn anew(&self) -> Self {
+        Self {
+            team: in_register(self.team),
+            ..self.clone()
+        }
     }
 
     /// Columns of the block.
@@ -278,7 +294,8 @@ impl Work {
             .shape
             .ahead::<K, V>(loads, block.value_units(), block.values.words(), sums);
         let keys = Keys::new::<K>(block, keys_ahead);
-        let values = Values::new::<V>(block, values_ahead);
+        // what is split into terms takes the registers of a second unit
+        let values = Values::new::<V>(block, values_ahead, K::TERMS.max(V::TERMS) > 1);
         /// what a step's rows are is known before the launches in front have ended
         wait_for_prerequisites();
         let first_keys = block.keys.page(entry[0], block.heads / block.gqa, block.kv_head);
@@ -374,13 +391,13 @@ impl Work {
                 if is_here {
                     score();
                 }
-                barrier();
+                group_barrier(TEAM);
                 if is_here {
                     weigh();
                 }
             } else {
                 score();
-                barrier();
+                group_barrier(TEAM);
                 weigh();
             }
             entry[0] = next_entry;
@@ -451,9 +468,15 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
     let sight = Sight::of(block, positions, visible, window);
     let columns = block.columns();
     let stored = block.values.groups * block.values.places.dims;
-    let used = block.rows * gqa;
+    let waiting = Shared::<u32>::new(2);
     let attend = |work: &Work, chunk: Val<u32>, pages: Pages, after: Option<Pages>| {
+        /// what is needed behind all pages waits in memory, because all registers are needed for sums
+        if thread_index() == 0 {
+            waiting[0] = chunk;
+            waiting[1] = block.rows * gqa;
+        }
         let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, after);
+        let (chunk, used) = (waiting[0], waiting[1]);
         let totals = Totals::of(block, attended.running, true);
         let part = (block_index_z() * (heads / gqa) + block.kv_head) * chunks + chunk;
         for column in strided(columns, shape.threads()) {
@@ -472,6 +495,7 @@ pub fn flash_decode<K: KvCodec, V: KvCodec>(
         let first = deal.chunk(u32(0));
         let pages = chunk_pages(first, place.span, window);
         let work = Work::begin::<K, V>(&place, q, cache_k, page_table, slot_pages, pages, Loads::Ahead);
+        sight.share(block);
         if shape.goes_on() {
             let rounds = deal.rounds();
             for round in stepped(0u32, rounds, 1u32) {
@@ -529,15 +553,20 @@ pub fn flash_prefill<K: KvCodec, V: KvCodec>(
     let end = (place.span.end + (PAGE - 1)) / PAGE;
     let pages = Pages { begin, end };
     let work = Work::begin::<K, V>(&place, q, cache_k, page_table, slot_pages, pages, Loads::InTurn);
+    sight.share(block);
     let attended = work.attend::<K, V>(&place, cache_k, cache_v, page_table, sight, pages, None);
     if V::ROTATED {
         rotate_back(block, attended.sums);
     }
+    let anew = block.anew();
+    let block = &anew;
     let totals = Totals::of(block, attended.running, false);
-    let used = block.rows * gqa;
+    /// asked for again, because all registers were needed for sums
+    let first_row = row_groups[block_index_z() * 3];
+    let used = row_groups[block_index_z() * 3 + 1] * gqa;
     hand_out::<V>(block, attended, totals, |column, dim, values| {
         if column < used && dim < shape.head_dim {
-            let row = block.first_row + column / gqa;
+            let row = first_row + column / gqa;
             let head = block.kv_head * gqa + column % gqa;
             let total = totals.get(block, column);
             let inverse = select(total == 0.0, f32(0.0), 1.0 / total);

@@ -3,8 +3,10 @@
 //! Indices lie so that masks leave selectors of a byte permutation over the codebook, a nibble for each value. In keys,
 //! two low bits of sixteen values share a word: nibble i holds value i, two bits higher value i + 8; high bits of 32 values
 //! likewise, one bit of each octet a nibble. In values, which are taken position by position, the same holds for pieces of
-//! 16 bits: two low bits of two quads, high bits of four quads. Where a lane has eight values of a position, their high
-//! bits are a byte in order. Indices of turbo4 are nibbles in order.
+//! 16 bits: two low bits of two quads, high bits of four quads; the bytes of two positions lie in turn. Where a lane has
+//! eight values of a position, their high bits are a byte in order. Nibbles of turbo4, in order, are magnitudes in three bits; the fourth bits are signs, of which
+//! those of a piece's first half lie in the nibbles 1, 3, …, those of the other half in the nibbles 0, 2, …: so a mask
+//! brings four to the highest bits of four bytes.
 
 use tilekiln_dsl::prelude::*;
 
@@ -22,6 +24,7 @@ macro_rules! turbo {
             const ROTATED: bool = true;
             const BITS: &'static [usize] = planes(<$format as TurboFormat>::BITS);
             const SCALES: Scales = Scales::Position;
+            const IN_PAIRS: bool = true;
 
             #[tile_fn]
             fn store(
@@ -54,12 +57,7 @@ macro_rules! turbo {
             #[tile_fn]
             fn tables() -> [Val<u32>; 2] {
                 let [low, high] = half_tables::<$format>();
-                if <$format as TurboFormat>::BITS == 2 {
-                    /// the other half of four codewords' table is nothing, so that this half is a part of the instruction
-                    [u32(low[0]), u32(high[0])]
-                } else {
-                    [in_register(low[0]), in_register(high[0])]
-                }
+                [in_register(low[0]), in_register(high[0])]
             }
 
             #[tile_fn]
@@ -107,8 +105,8 @@ impl Piece {
         let bits = planes(Format::BITS)[plane];
         let run_len = shape.places.run_len();
         let (len, nibbles) = match (bits, shape.places.side) {
-            (4, _) => (4, 4),
             (bits, Side::Key) => (32 / bits, 8),
+            (4, Side::Value) => (4, 4),
             (1, Side::Value) if run_len == 8 => (8, 8),
             (bits, Side::Value) => (16 / bits, 4),
         };
@@ -119,11 +117,22 @@ impl Piece {
         self.len * self.bits / 8
     }
 
-    /// The bit at which value `value` of a piece starts.
+    /// The bits of value `value` of a piece.
+    #[tile_fn]
+    fn code(self, piece: Val<u32>, value: Val<u32>) -> Val<u32> {
+        if self.bits == 4 {
+            let half = self.len / 2;
+            let sign = piece >> (value % half * 8 + 7 - value / half * 4) & 1;
+            index_of_signed(piece >> (value * 4) & 7 | sign << 3)
+        } else {
+            piece >> self.bit(value) & ((1 << self.bits) - 1)
+        }
+    }
+
+    /// The bit at which value `value` of a piece of 1 or 2 bits a value starts.
     #[tile_fn]
     fn bit(self, value: Val<u32>) -> Val<u32> {
         match (self.bits, self.len) {
-            (4, _) => value * 4,
             (1, 8) => value,
             (2, _) => value % self.nibbles * 4 + value / self.nibbles * 2,
             // so that a shift of at most two brings them to the third bit of a nibble
@@ -135,7 +144,11 @@ impl Piece {
     #[tile_fn]
     fn value_of(self, place: Val<u32>) -> (Val<u32>, Val<u32>) {
         match (self.bits, self.len) {
-            (4, _) => (place / 4, place % 4),
+            (4, _) => {
+                let (nibble, half) = (place / 4, self.len / 2);
+                let of_sign = nibble / 2 + (nibble + 1) % 2 * half;
+                (select(place % 4 == 3, of_sign, nibble), place % 4)
+            }
             (1, 8) => (place, u32(0)),
             (2, _) => (place / 4 + place % 4 / 2 * self.nibbles, place % 2),
             _ => (place / 4 + (place + 2) % 4 * self.nibbles, u32(0)),
@@ -170,15 +183,20 @@ fn store<Format: TurboFormat>(
         for word in 0..piece.bits {
             let number = lane_index() / piece_bits;
             let first = dim / 32 * 32 + word * (32 / piece.bits) + number * piece.len;
-            let code = codes[first + value] >> (bit + 2 * plane);
-            let bits = ballot(code & 1 == 1);
+            let mut code = codes[first + value].to::<u32>();
+            if Format::BITS == 4 {
+                code = index_of_signed(code);
+            }
+            let bits = ballot(code >> (bit + 2 * plane) & 1 == 1);
             if place == 0 {
                 let start = page.piece(plane, first, piece.len, piece.bytes());
                 let bits = bits >> (number * piece_bits);
-                match piece.bytes() {
-                    1 => cache.store_as::<u8>(start, bits),
-                    2 => cache.store_as::<u16>(start, bits),
-                    _ => cache.store_as::<u32>(start, bits),
+                if page.shape.planes[plane].in_pairs {
+                    for byte in 0..piece.bytes() {
+                        cache.store_as::<u8>(start + 2 * byte, bits >> (8 * byte));
+                    }
+                } else {
+                    cache.store_as::<u32>(start, bits);
                 }
             }
         }
@@ -200,10 +218,11 @@ fn four<Format: TurboFormat>(
         .map(|plane: usize| {
             let piece = Piece::of::<Format>(shape, plane);
             let start = shape.piece(plane, unit, position, dim, piece.len, piece.bytes());
-            match piece.bytes() {
-                1 => cache.load_as::<u8>(start),
-                2 => cache.load_as::<u16>(start),
-                _ => cache.load_as::<u32>(start),
+            let is_single = piece.bytes() == 1;
+            match shape.planes[plane].in_pairs {
+                true if is_single => cache.load_as::<u8>(start),
+                true => cache.load_as::<u8>(start) | cache.load_as::<u8>(start + 2) << 8,
+                false => cache.load_as::<u32>(start),
             }
         })
         .collect::<Vec<Val<u32>>>();
@@ -211,8 +230,7 @@ fn four<Format: TurboFormat>(
         let mut index = u32(0);
         for plane in 0..shape.planes.len() {
             let piece = Piece::of::<Format>(shape, plane);
-            let code = words[plane] >> piece.bit((dim + i) % piece.len) & ((1 << piece.bits) - 1);
-            index |= code << (2 * plane);
+            index |= piece.code(words[plane], (dim + i) % piece.len) << (2 * plane);
         }
         codeword::<Format>(index) * scale
     })
@@ -230,31 +248,16 @@ fn third_bits(word: Val<u32>, place: Val<u32>) -> Val<u32> {
 #[tile_fn]
 fn octet_of<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, run: usize, octet: Val<u32>) -> [Val<u32>; 4] {
     let (first, _) = shape.run_start(0, run);
-    let [low, high] = loaded.tables;
     if Format::BITS == 4 {
         let nibbles = loaded.word(octet + first);
-        let negative = negative_nibbles(nibbles);
-        let selector = magnitude_nibbles(nibbles, negative);
-        let lower = in_order(
-            low_bytes::<Format>(low, selector),
-            signed_bytes::<Format>(high, selector, negative),
-        );
-        let (selector, negative) = (selector >> 16, negative >> 16);
-        let upper = in_order(
-            low_bytes::<Format>(low, selector),
-            signed_bytes::<Format>(high, selector, negative),
-        );
-        return [lower[0], lower[1], upper[0], upper[1]];
+        return look_up::<Format>(loaded, nibbles & 0x7777_7777, Some(nibbles), &IN_ORDER);
     }
     let mut selector = loaded.word(octet / 2 + first) >> (octet % 2 * 2) & 0x3333_3333;
     if Format::BITS == 3 {
         let (first, _) = shape.run_start(1, run);
         selector |= third_bits(loaded.word(octet / 4 + first), octet % 4);
     }
-    let lower = in_order(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
-    let selector = selector >> 16;
-    let upper = in_order(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
-    [lower[0], lower[1], upper[0], upper[1]]
+    look_up::<Format>(loaded, selector, None, &IN_ORDER)
 }
 
 /// Four values of two positions.
@@ -263,66 +266,58 @@ fn octet_of<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, run: usize, 
 /// bytes that a permutation looks up are those of two pairs, and another one puts a pair together.
 #[tile_fn]
 fn quad_of_pair<Format: TurboFormat>(shape: &UnitShape, loaded: Loaded, pair: usize, quad: Val<u32>) -> [Val<u32>; 4] {
-    let (a, _) = shape.run_start(0, 2 * pair);
-    let (b, b_bit) = shape.run_start(0, 2 * pair + 1);
-    let [low, high] = loaded.tables;
+    let (first, _) = shape.run_start(0, 2 * pair);
     if Format::BITS == 4 {
-        let pick = select::<u32>(quad % 2 == 0, 0x5140, 0x7362);
-        let nibbles = byte_permute(loaded.word(quad / 2 + a), loaded.word(quad / 2 + b), pick);
-        let negative = negative_nibbles(nibbles);
-        let selector = magnitude_nibbles(nibbles, negative);
-        let lower = pairs(
-            low_bytes::<Format>(low, selector),
-            signed_bytes::<Format>(high, selector, negative),
-        );
-        let (selector, negative) = (selector >> 16, negative >> 16);
-        let upper = pairs(
-            low_bytes::<Format>(low, selector),
-            signed_bytes::<Format>(high, selector, negative),
-        );
-        return [lower[0], lower[1], upper[0], upper[1]];
+        let nibbles = loaded.word(quad + first);
+        /// in the order of the bytes looked up: both of one position, then of the other
+        let signs = by_bytes(nibbles);
+        return look_up::<Format>(loaded, nibbles & 0x7777_7777, Some(signs), &OF_POSITIONS);
     }
-    let mut selector = u32(0);
-    if b_bit == 16 {
-        /// eight values of both positions are a word
-        selector = by_bytes(loaded.word(a)) >> (quad % 2 * 2) & 0x3333_3333;
-    } else {
-        let pick = select::<u32>(quad / 2 % 2 == 0, 0x5140, 0x7362);
-        let both = byte_permute(loaded.word(quad / 4 + a), loaded.word(quad / 4 + b), pick);
-        selector = both >> (quad % 2 * 2) & 0x3333_3333;
-    }
+    let mut selector = loaded.word(quad / 2 + first) >> (quad % 2 * 2) & 0x3333_3333;
     if Format::BITS == 3 {
         let (first, bit) = shape.run_start(1, 2 * pair);
         if shape.places.run_len() == 8 {
             let bytes = loaded.word(first) >> bit;
             selector |= by_bytes(spread_bits(bytes >> (quad % 2 * 4)) | spread_bits(bytes >> (quad % 2 * 4 + 8)) << 16);
         } else {
-            selector |= third_bits(by_bytes(loaded.word(first)), quad % 4);
+            selector |= third_bits(loaded.word(first), quad % 4);
         }
     }
-    let lower = pairs(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
-    let selector = selector >> 16;
-    let upper = pairs(low_bytes::<Format>(low, selector), high_bytes::<Format>(high, selector));
-    [lower[0], lower[1], upper[0], upper[1]]
+    look_up::<Format>(loaded, selector, None, &OF_POSITIONS)
 }
 
-/// The bytes of two halves in turn.
+/// Selectors that put four numbers together from their low and their high bytes, two to a word: in order, and of two
+/// positions with two numbers each, of which a word gets one of both.
+const IN_ORDER: [u32; 2] = [0x5140, 0x7362];
+const OF_POSITIONS: [u32; 2] = [0x6240, 0x7351];
+
+/// The codewords (as f16) that eight nibbles select, two to a word. Low and high bytes are looked up by themselves.
+/// `signs` are those of the first four (see [`signed_bytes`]), and four bits lower those of the others.
+#[tile_fn]
+fn look_up<Format: TurboFormat>(
+    loaded: Loaded,
+    selector: Val<u32>,
+    signs: Option<Val<u32>>,
+    pairing: &[u32; 2],
+) -> [Val<u32>; 4] {
+    let [low_table, high_table] = loaded.tables;
+    let upper_signs = signs.map(|signs: Val<u32>| signs << 4);
+    let halves = [(selector, signs), (selector >> 16, upper_signs)].map(|half: (Val<u32>, Option<Val<u32>>)| {
+        let (selector, signs) = half;
+        let low = low_bytes::<Format>(low_table, selector);
+        let high = match signs {
+            Some(signs) => signed_bytes::<Format>(high_table, selector, signs),
+            None => high_bytes::<Format>(high_table, selector),
+        };
+        [byte_permute(low, high, pairing[0]), byte_permute(low, high, pairing[1])]
+    });
+    [halves[0][0], halves[0][1], halves[1][0], halves[1][1]]
+}
+
+/// The bytes of two halves in turn, or the halves of bytes in turn.
 #[tile_fn]
 fn by_bytes(halves: Val<u32>) -> Val<u32> {
     byte_permute(halves, 0u32, 0x3120u32)
-}
-
-/// Four f16 numbers from their low and their high bytes, two to a word.
-#[tile_fn]
-fn in_order(low: Val<u32>, high: Val<u32>) -> [Val<u32>; 2] {
-    [byte_permute(low, high, 0x5140u32), byte_permute(low, high, 0x7362u32)]
-}
-
-/// Two f16 numbers of two positions each, from their low and their high bytes, of which the first position has the first
-/// two: both positions' numbers in a word.
-#[tile_fn]
-fn pairs(low: Val<u32>, high: Val<u32>) -> [Val<u32>; 2] {
-    [byte_permute(low, high, 0x6240u32), byte_permute(low, high, 0x7351u32)]
 }
 
 /// low bytes of the codewords (as f16) that four nibbles select; `low` is the lower half of their table
@@ -337,22 +332,17 @@ fn high_bytes<Format: TurboFormat>(high: Val<u32>, selector: Val<u32>) -> Val<u3
     byte_permute(high, half_tables::<Format>()[1][1], selector)
 }
 
-/// high bytes of the magnitudes that four nibbles select, with their signs
+/// high bytes of the negative codewords whose magnitudes four nibbles select, positive where a byte of `signs` has its
+/// highest bit
 #[device_fn]
-fn signed_bytes<Format: TurboFormat>(high: Val<u32>, selector: Val<u32>, negative: Val<u32>) -> Val<u32> {
-    byte_permute(high, half_tables::<Format>()[1][1], selector) | byte_permute(0x8000u32, 0u32, negative)
+fn signed_bytes<Format: TurboFormat>(high: Val<u32>, selector: Val<u32>, signs: Val<u32>) -> Val<u32> {
+    byte_permute(high, half_tables::<Format>()[1][1], selector) ^ (signs & 0x8080_8080u32)
 }
 
-/// 1 in each nibble below 8: a negative codeword
+/// sign (1: positive) and rank of the magnitude of an index of turbo4, or the index of these
 #[device_fn]
-fn negative_nibbles(indices: Val<u32>) -> Val<u32> {
-    !indices >> 3 & 0x1111_1111
-}
-
-/// which magnitude each index means: negative ones count down
-#[device_fn]
-fn magnitude_nibbles(indices: Val<u32>, negative: Val<u32>) -> Val<u32> {
-    (indices ^ negative * 7) & 0x7777_7777
+fn index_of_signed(code: Val<u32>) -> Val<u32> {
+    select(code < 8, code ^ 7, code)
 }
 
 /// four bits in order, each to the third bit of a nibble

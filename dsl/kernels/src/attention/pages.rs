@@ -149,6 +149,8 @@ pub struct Plane {
     pub start: usize,
     /// Bytes of a run.
     pub run_bytes: usize,
+    /// Bytes of an even run and of the one behind it lie in turn.
+    pub in_pairs: bool,
 }
 
 impl Plane {
@@ -169,7 +171,11 @@ impl Plane {
 
     /// Byte of the unit at which byte `byte` of a lane's run lies.
     pub fn address(self, places: Places, lane: usize, run: usize, byte: usize) -> usize {
-        let (all, at) = (self.lane_bytes(places), run * self.run_bytes + byte);
+        let at = match self.in_pairs {
+            true => run / 2 * 2 * self.run_bytes + byte * 2 + run % 2,
+            false => run * self.run_bytes + byte,
+        };
+        let all = self.lane_bytes(places);
         self.start
             + if all <= 16 {
                 lane * all + at
@@ -182,7 +188,10 @@ impl Plane {
     #[tile_fn]
     pub fn address_of(self, places: Places, lane: Val<u32>, run: Val<u32>, byte: Val<u32>) -> Val<u32> {
         let all = self.lane_bytes(places);
-        let at = run * self.run_bytes + byte;
+        let at = match self.in_pairs {
+            true => run / 2 * (2 * self.run_bytes) + byte * 2 + run % 2,
+            false => run * self.run_bytes + byte,
+        };
         if all <= 16 {
             lane * all + at + self.start
         } else {
@@ -260,10 +269,14 @@ mod tests {
         for layout in [FragmentLayout::PairOfM16N8K16, FragmentLayout::Wmma16x16x16] {
             for side in [Side::Key, Side::Value] {
                 let places = Places::new(side, 512, layout);
-                for bits in [1, 2, 4, 8, 16] {
+                for (bits, in_pairs) in [1, 2, 4, 8, 16]
+                    .into_iter()
+                    .flat_map(|bits| [(bits, false), (bits, true)])
+                {
                     let plane = Plane {
                         start: 96,
                         run_bytes: places.run_len() * bits / 8,
+                        in_pairs,
                     };
                     let mut seen = std::collections::HashSet::new();
                     for lane in 0..places.lanes() {

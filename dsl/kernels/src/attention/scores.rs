@@ -7,31 +7,48 @@ use super::flash::{Block, LOWEST};
 use super::pages::UNIT;
 use super::partition::Span;
 
-/// Which keys the columns that this lane holds scores of may see.
+/// Which keys each column of a block may see, in shared memory: registers are for sums.
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
-    /// First visible key, and how many from there on; one for each column of the lane.
-    begin: Registers<u32>,
-    count: Registers<u32>,
+    /// [columns, 2]: the first visible key, and how many from there on
+    spans: Shared<u32>,
+    /// What the column of this thread's number sees.
+    begin: Val<u32>,
+    count: Val<u32>,
 }
 
 impl Sight {
+    /// Asks for what the columns see; [`Self::share`] waits for it.
     #[tile_fn]
     pub(super) fn of(block: &Block, positions: In<u32>, visible: In<u32>, window: Val<u32>) -> Self {
-        let held = Products::<f32>::lane_columns();
-        let begin = Registers::<u32>::undefined(block.shape.tiles * held);
-        let count = Registers::<u32>::undefined(block.shape.tiles * held);
-        for tile in 0..block.shape.tiles {
-            for slot in 0..held {
-                let column = (block.team * block.shape.tiles + tile) * block.width + Products::<f32>::column(slot);
-                let token = column / block.gqa;
-                let row = block.first_row + min(token, block.rows - 1);
-                let span = Span::of_row(positions, visible, row, window);
-                begin[tile * held + slot] = span.begin;
-                count[tile * held + slot] = select(token < block.rows, span.end - span.begin, 0u32);
-            }
+        let spans = Shared::<u32>::new(2 * block.columns());
+        let token = thread_index() / block.gqa;
+        let row = block.first_row + min(token, block.rows - 1);
+        let span = Span::of_row(positions, visible, row, window);
+        let count = select(token < block.rows, span.end - span.begin, 0u32);
+        Self {
+            spans,
+            begin: span.begin,
+            count,
         }
-        Self { begin, count }
+    }
+
+    /// Lets all threads know behind the block's next barrier.
+    #[tile_fn]
+    pub(super) fn share(self, block: &Block) {
+        /// there are as many threads at least
+        let column = thread_index();
+        if column < block.columns() {
+            self.spans
+                .store_as::<Pack<u32, 2>>(column * 2, Val::pack([self.begin, self.count]));
+        }
+    }
+
+    /// The first key that a column sees, and how many from there on.
+    #[tile_fn]
+    fn of_column(self, column: Val<u32>) -> (Val<u32>, Val<u32>) {
+        let span = self.spans.load_as::<Pack<u32, 2>>(column * 2);
+        (span.component(0), span.component(1))
     }
 }
 
@@ -75,9 +92,10 @@ pub(super) fn score_unit<K: KvCodec>(
     for tile in unrolled(0..tiles) {
         for slot in 0..held {
             let column = (block.team * tiles + tile) * block.width + Products::<f32>::column(slot);
+            let (begin, count) = sight.of_column(column);
             for row in 0..rows {
                 let key = block.member * UNIT + Products::<f32>::row(row);
-                let is_visible = first_key + key - sight.begin[tile * held + slot] < sight.count[tile * held + slot];
+                let is_visible = first_key + key - begin < count;
                 scores[(first_column + column, key)] = select(is_visible, sums.at(tile).get(row, slot), LOWEST);
             }
         }

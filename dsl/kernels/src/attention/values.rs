@@ -26,15 +26,22 @@ pub(super) struct Values {
     tables: [Val<u32>; 2],
     /// Units that are loaded while scores are exchanged; the others follow in the registers of those that are weighed.
     ahead: usize,
+    /// Units that are not loaded ahead are loaded one by one, never two at a time.
+    one_by_one: bool,
 }
 
 impl Values {
     /// With registers for `ahead` units.
     #[tile_fn]
-    pub(super) fn new<V: KvCodec>(block: &Block, ahead: usize) -> Self {
+    pub(super) fn new<V: KvCodec>(block: &Block, ahead: usize, one_by_one: bool) -> Self {
         let tables = V::tables();
         let stage = Stage::new::<V>(&block.values, ahead.max(1), tables);
-        Self { stage, tables, ahead }
+        Self {
+            stage,
+            tables,
+            ahead,
+            one_by_one,
+        }
     }
 
     /// Loads the units of a page that are loaded ahead.
@@ -121,6 +128,10 @@ pub(super) fn add_values<V: KvCodec>(
     };
     if values.ahead == 0 && target().fragments.k_parts() > 1 {
         for unit in unrolled(0..units) {
+            if values.one_by_one {
+                /// no load passes it
+                warp_barrier();
+            }
             fetch_and_weigh(unit);
             after_unit(unit);
         }

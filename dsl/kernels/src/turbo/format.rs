@@ -104,13 +104,13 @@ pub fn nearest<Format: TurboFormat>(value: Val<f32>) -> Val<u32> {
 }
 
 /// The codewords as f16 in two tables of bytes, low ones first: entry `index` of `(low, high)`, eight entries each.
-/// turbo4 has the magnitudes only, whose signs are the indices' highest bits.
+/// turbo4 has the negative ones only, smallest magnitude first.
 pub fn half_tables<Format: TurboFormat>() -> [[u32; 2]; 2] {
     let half = Format::CODEWORDS.len();
     let words: Vec<u16> = match Format::BITS {
         4 => Format::CODEWORDS
             .iter()
-            .map(|value| f16::from_f32(*value).to_bits())
+            .map(|value| f16::from_f32(-*value).to_bits())
             .collect(),
         _ => (0..2 * half)
             .map(|index| {

@@ -35,16 +35,16 @@ pub fn rotate(value: Val<f32>, thread: Val<u32>, exchange: Shared<f32>, first: [
     /// butterflies within a warp: the lower lane gets the sum, the upper one the difference
     for distance in [1, 2, 4, 8, 16] {
         let other = shuffle_xor(coordinate, distance);
-        coordinate = butterfly(coordinate, other, thread & distance == 0);
+        coordinate = butterfly(coordinate, other, side(thread, distance));
     }
     /// butterflies between warps: both at once, for which a thread repeats what the one 64 away adds
     exchange[thread] = coordinate;
     barrier();
     let others = [32, 64, 96].map(|distance: u32| exchange[thread ^ distance]);
-    let is_lower = thread & 32 == 0;
-    let own = butterfly(coordinate, others[0], is_lower);
-    let other = butterfly(others[1], others[2], is_lower);
-    coordinate = butterfly(own, other, thread & 64 == 0);
+    let of_32 = side(thread, 32);
+    let own = butterfly(coordinate, others[0], of_32);
+    let other = butterfly(others[1], others[2], of_32);
+    coordinate = butterfly(own, other, side(thread, 64));
     let factor = with_sign(f32(NORMALISE), word_of(second, thread / 32 % 4), lane);
     coordinate.mul_unfused(factor)
 }
@@ -67,10 +67,10 @@ pub fn rotate_quads(values: Registers<f32>, first: [u32; 4], second: [u32; 4]) {
         }
     }
     for distance in [1, 2, 4, 8, 16] {
-        let is_lower = lane & distance == 0;
+        let own_side = side(lane, distance);
         for i in 0..4 {
             let other = shuffle_xor(values[i], distance);
-            values[i] = butterfly(values[i], other, is_lower);
+            values[i] = butterfly(values[i], other, own_side);
         }
     }
     let signs = word_of(second, lane / 8);
@@ -92,9 +92,16 @@ fn times(coordinate: Val<f32>, factor: Val<f32>) -> Val<f32> {
     coordinate.mul_unfused(factor)
 }
 
-/// Half a butterfly: the sum of the two for the lower one, what the upper one has less than the other for the upper one.
-fn butterfly(own: Val<f32>, other: Val<f32>, is_lower: Val<bool>) -> Val<f32> {
-    select(is_lower, sum(own, other), difference(other, own))
+/// Half a butterfly: the sum of the two for the lower one (`side` 1), what the upper one (-1) has less than the other for the
+/// upper one. The product is exact, so that one instruction rounds once, as a sum or a difference does.
+fn butterfly(own: Val<f32>, other: Val<f32>, side: Val<f32>) -> Val<f32> {
+    fma(own, side, other)
+}
+
+/// Which half of a butterfly over `distance` a thread has: 1 for the lower one, -1 for the upper one.
+#[tile_fn]
+fn side(thread: Val<u32>, distance: usize) -> Val<f32> {
+    select(thread & distance == 0, f32(1.0), f32(-1.0))
 }
 
 /// Sum over the 128 values of this thread's group in order, each thread computing all of it: the format fixes the order.

@@ -71,9 +71,10 @@ pub fn snap_for_cache<Format: TurboFormat>(
     }
     /// its barrier is the one between the sums of warps and of groups
     let rotated = rotate(value, thread, exchange, SIGNS_1, SIGNS_2);
-    let norm = group_total(squares, thread).sqrt();
-    let coordinate = rotated.mul_unfused(inverse_of(norm));
-    let index = nearest::<Format>(if_finite::<Format>(norm, coordinate));
+    let total = group_total(squares, thread);
+    let inverse = select(total > SHORTEST * SHORTEST, total.rsqrt(), f32(0.0));
+    let coordinate = rotated.mul_unfused(inverse);
+    let index = nearest::<Format>(if_finite::<Format>(total, coordinate));
     codes[thread] = index;
     let snapped = codeword::<Format>(index);
     let lengths = Shared::<f32>::new(threads / 32);
@@ -83,7 +84,7 @@ pub fn snap_for_cache<Format: TurboFormat>(
     }
     barrier();
     /// no codeword is zero
-    let scale = if_finite::<Format>(norm, norm) / group_total(lengths, thread).sqrt();
+    let scale = if_finite::<Format>(total, total.sqrt()) * group_total(lengths, thread).rsqrt();
     Snapped::new::<Format>(index, scale)
 }
 
@@ -100,7 +101,7 @@ fn inverse_of(norm: Val<f32>) -> Val<f32> {
     select(norm > SHORTEST, 1.0 / norm, f32(0.0))
 }
 
-/// The value, or zero in a group whose norm is not finite: what reads it must not become NaN.
+/// The value, or zero in a group whose norm (or its square) is not finite: what reads it must not become NaN.
 #[tile_fn]
 fn if_finite<Format: TurboFormat>(norm: Val<f32>, value: Val<f32>) -> Val<f32> {
     if Format::AS_FIRST {

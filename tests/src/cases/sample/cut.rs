@@ -1,6 +1,7 @@
 //! chunk_histogram, chunk_candidates, sampling_cut.
 
 use tilekiln_kernels::sample::candidates::PLAN;
+use tilekiln_kernels::sample::cut::SORTED;
 use tilekiln_kernels::sample::histogram::BINS;
 use tilekiln_kernels::sample::mass::LOWEST_KEY;
 use tilekiln_kernels::sample::settings::{KEEP_ALL, SlotSettings};
@@ -8,7 +9,7 @@ use tilekiln_kernels::sample::share::Split;
 
 use super::inputs::{Rows, splits};
 use crate::cases::trial::{Word, for_each, number};
-use crate::cases::{Case, CaseError, Trial};
+use crate::cases::{Case, CaseError, Extent, Trial};
 use crate::reference::sample::{asked, bin, is_limited, kept_by_rank, key, plain_mass, ranked};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -200,49 +201,59 @@ fn check_cut(trial: &mut Trial<'_>) -> Result<(), CaseError> {
     };
     for_each(trial, Rows::shapes(trial.extent, split), |trial, shape| {
         let rows = Rows::new(trial, split, shape);
-        let (mut candidates, mut plans, mut want) = (Vec::new(), Vec::new(), Vec::new());
-        for row in 0..rows.count {
-            let (logits, settings) = (rows.row(row), rows.settings(row));
-            let plan = plan(logits, settings);
-            let mut list = vec![<u32 as Word>::POISON; rows.cols];
-            // in an order that has nothing to do with the keys
-            let count = plan.keys.len();
-            let stride = [7, 11, 13, 17]
-                .into_iter()
-                .find(|stride| !count.is_multiple_of(*stride))
-                .unwrap_or(1);
-            for (place, key) in plan.keys.iter().enumerate() {
-                list[place * stride % count] = *key;
-            }
-            candidates.extend(list);
-            plans.extend(plan.words);
-            let ranked = ranked(logits);
-            let kept = kept_by_rank(logits, &ranked, settings);
-            want.extend(match cuts(settings) {
-                false => [Word::POISON; 2],
-                true if count == 0 => [LOWEST_KEY, 0],
-                true => {
-                    let cut = key(logits[ranked[kept - 1]]);
-                    let ties = ranked[..kept].iter().filter(|&&token| key(logits[token]) == cut);
-                    [cut, ties.count() as u32]
-                }
-            });
+        check_cut_of(trial, &rows)
+    })?;
+    if trial.extent != Extent::Small {
+        // as many as are sorted at once, and the cut among the last: they must be some thread's, whatever the threads
+        let rows = Rows::alike(trial, split, SORTED - 20..=SORTED);
+        check_cut_of(trial, &rows)?;
+    }
+    Ok(())
+}
+
+fn check_cut_of(trial: &mut Trial<'_>, rows: &Rows) -> Result<(), CaseError> {
+    let (mut candidates, mut plans, mut want) = (Vec::new(), Vec::new(), Vec::new());
+    for row in 0..rows.count {
+        let (logits, settings) = (rows.row(row), rows.settings(row));
+        let plan = plan(logits, settings);
+        let mut list = vec![<u32 as Word>::POISON; rows.cols];
+        // in an order that has nothing to do with the keys
+        let count = plan.keys.len();
+        let stride = [7, 11, 13, 17]
+            .into_iter()
+            .find(|stride| !count.is_multiple_of(*stride))
+            .unwrap_or(1);
+        for (place, key) in plan.keys.iter().enumerate() {
+            list[place * stride % count] = *key;
         }
-        let found = trial.output::<u32>(rows.count * 2)?;
-        let [_, choosers, settings] = rows.arguments(trial)?;
-        let arguments = vec![
-            choosers,
-            settings,
-            trial.input(&rows.best_keys())?,
-            trial.input(&plans)?,
-            trial.input(&candidates)?,
-            found.argument(),
-            number(rows.cols),
-            number(rows.chunks()),
-        ];
-        trial.launch([rows.count, 1, 1], arguments)?;
-        let got = trial.result(&found)?;
-        trial.equal("cuts", &got, &want);
-        Ok(())
-    })
+        candidates.extend(list);
+        plans.extend(plan.words);
+        let ranked = ranked(logits);
+        let kept = kept_by_rank(logits, &ranked, settings);
+        want.extend(match cuts(settings) {
+            false => [Word::POISON; 2],
+            true if count == 0 => [LOWEST_KEY, 0],
+            true => {
+                let cut = key(logits[ranked[kept - 1]]);
+                let ties = ranked[..kept].iter().filter(|&&token| key(logits[token]) == cut);
+                [cut, ties.count() as u32]
+            }
+        });
+    }
+    let found = trial.output::<u32>(rows.count * 2)?;
+    let [_, choosers, settings] = rows.arguments(trial)?;
+    let arguments = vec![
+        choosers,
+        settings,
+        trial.input(&rows.best_keys())?,
+        trial.input(&plans)?,
+        trial.input(&candidates)?,
+        found.argument(),
+        number(rows.cols),
+        number(rows.chunks()),
+    ];
+    trial.launch([rows.count, 1, 1], arguments)?;
+    let got = trial.result(&found)?;
+    trial.equal("cuts", &got, &want);
+    Ok(())
 }

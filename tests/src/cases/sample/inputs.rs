@@ -11,6 +11,8 @@ use crate::reference::sample::key;
 
 /// Kinds of rows.
 pub const KINDS: usize = 11;
+/// The kind whose tokens hardly differ.
+const ALIKE: usize = 2;
 
 /// A row of that kind.
 pub fn row(random: &mut Random, kind: usize, cols: usize) -> Vec<f32> {
@@ -23,7 +25,7 @@ pub fn row(random: &mut Random, kind: usize, cols: usize) -> Vec<f32> {
         // one token far above
         1 => values[random.integer(0..=cols as i64 - 1) as usize] = 25.0,
         // hardly any difference, on both sides of zero
-        2 => values.iter_mut().for_each(|value| *value *= 0.02),
+        ALIKE => values.iter_mut().for_each(|value| *value *= 0.02),
         // many ties, zeros of both signs
         3 => values.iter_mut().for_each(|value| *value = any(random, 4)),
         // ties among distinct values
@@ -115,6 +117,27 @@ impl Rows {
             logits,
             slots,
             choosers,
+        }
+    }
+
+    /// Rows of tokens that hardly differ, of which top-k leaves out the last few.
+    pub fn alike(trial: &mut Trial<'_>, split: Split, cols: std::ops::RangeInclusive<usize>) -> Self {
+        let cols = trial.random.odd_size(cols) * split.vector;
+        let count = 4;
+        trial.shape(format!("{count} rows of {cols} that are alike"));
+        let random = &mut trial.random;
+        let slots = (0..count).map(|_| SlotSettings {
+            scale: SlotSettings::scale_of(1.0),
+            top_k: (cols as i64 - random.integer(0..=16)) as u32,
+            ..SlotSettings::GREEDY
+        });
+        Self {
+            count,
+            cols,
+            split,
+            slots: slots.collect(),
+            logits: (0..count).flat_map(|_| row(random, ALIKE, cols)).collect(),
+            choosers: (0..count as u32).collect(),
         }
     }
 
