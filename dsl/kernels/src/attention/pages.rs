@@ -271,7 +271,7 @@ mod tests {
                 let places = Places::new(side, 512, layout);
                 for (bits, in_pairs) in [1, 2, 4, 8, 16]
                     .into_iter()
-                    .flat_map(|bits| [(bits, false), (bits, true)])
+                    .flat_map(|bits| [(bits, false), (bits, side == Side::Value)])
                 {
                     let plane = Plane {
                         start: 96,
