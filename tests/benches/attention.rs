@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tilekiln_kernels::attention::flash::FlashShape;
 use tilekiln_kernels::attention::formats;
 use tilekiln_kernels::attention::pages::PAGE;
 use tilekiln_kernels::attention::partition::{self, NO_WINDOW};
@@ -67,7 +68,7 @@ fn time(
     [split, combine]: [&Loaded; 2],
     keys: usize,
     rows: usize,
-    columns: usize,
+    shape: FlashShape,
     pair: [&formats::Format; 2],
     caches: [&Buffer; 2],
 ) -> Result<f64, DeviceError> {
@@ -76,7 +77,8 @@ fn time(
     let copies = caches[0].bytes / bytes[0];
     let copies = copies.min(caches[1].bytes / bytes[1]).max(1);
     let chunks = partition::chunks(keys, NO_WINDOW, rows);
-    let sharers = match columns > device.properties().target.fragments.columns() {
+    let columns = shape.columns(device.properties().target.fragments.columns());
+    let sharers = match shape.goes_on() {
         true => partition::blocks_to_share(chunks, device.properties().units * split.kernel.blocks / KV_HEADS),
         false => chunks,
     };
@@ -196,7 +198,6 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         .filter(|name| *name == "f16" || only.as_deref().is_none_or(|only| only.split(',').any(|it| it == *name)))
         .filter_map(formats::find)
         .collect();
-    let width = device.properties().target.fragments.columns();
     let mut reference = std::collections::HashMap::new();
     let shapes: &[(usize, [usize; 3])] = &[
         (1, [1, 1, 1]),
@@ -207,8 +208,13 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         (4, [1, 2, 2]),
     ];
     for format in formats {
-        for (rows, [tiles, teams, pages]) in shapes {
-            let rows = *rows;
+        for &(rows, [tiles, teams, pages]) in shapes {
+            let shape = FlashShape {
+                head_dim: HEAD_DIM,
+                tiles,
+                teams,
+                pages,
+            };
             let settings = vec![
                 format!("k={}", format.name),
                 format!("v={}", format.name),
@@ -232,14 +238,13 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
                 format.name, kernels[0].resources.registers, kernels[0].resources.spills
             );
             for &keys in &depths {
-                let columns = tiles * teams * width;
                 let loaded = [&kernels[0], &kernels[1]];
                 let micros = time(
                     device,
                     loaded,
                     keys - 3,
                     rows,
-                    columns,
+                    shape,
                     [format, format],
                     [&caches[0], &caches[1]],
                 )?;

@@ -239,10 +239,6 @@ fn merge<V: KvCodec>(
 #[tile_fn]
 fn add_four(merged: Registers<f32>, values: [Val<f32>; 4]) {
     for i in 0..4 {
-        merged[i] = unfused_sum(merged[i], values[i]);
+        merged[i] = Val::<f32>::add_unfused(merged[i], values[i]);
     }
-}
-
-fn unfused_sum(a: Val<f32>, b: Val<f32>) -> Val<f32> {
-    a.add_unfused(b)
 }

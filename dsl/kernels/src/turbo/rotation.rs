@@ -62,8 +62,8 @@ pub fn rotate_quads(values: Registers<f32>, first: [u32; 4], second: [u32; 4]) {
     for distance in [1, 2] {
         for low in (0..4).filter(|low: &usize| low & distance == 0) {
             let (own, other) = (values[low], values[low + distance]);
-            values[low] = sum(own, other);
-            values[low + distance] = difference(own, other);
+            values[low] = own.add_unfused(other);
+            values[low + distance] = own.sub_unfused(other);
         }
     }
     for distance in [1, 2, 4, 8, 16] {
@@ -76,20 +76,8 @@ pub fn rotate_quads(values: Registers<f32>, first: [u32; 4], second: [u32; 4]) {
     let signs = word_of(second, lane / 8);
     for i in 0..4 {
         let factor = with_sign(f32(NORMALISE), signs, first_bit + i);
-        values[i] = times(values[i], factor);
+        values[i] = Val::<f32>::mul_unfused(values[i], factor);
     }
-}
-
-fn sum(a: Val<f32>, b: Val<f32>) -> Val<f32> {
-    a.add_unfused(b)
-}
-
-fn difference(a: Val<f32>, b: Val<f32>) -> Val<f32> {
-    a.sub_unfused(b)
-}
-
-fn times(coordinate: Val<f32>, factor: Val<f32>) -> Val<f32> {
-    coordinate.mul_unfused(factor)
 }
 
 /// Half a butterfly: the sum of the two for the lower one (`side` 1), what the upper one (-1) has less than the other for the
