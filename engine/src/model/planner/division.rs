@@ -1,8 +1,8 @@
 //! How products with packed weights are divided among blocks and warps.
 
 use tilekiln_dsl::target::Target;
-use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling, Turns};
-use tilekiln_kernels::matmul::packed::{TILE_ROWS, groups_down, tiles_across};
+use tilekiln_kernels::matmul::packed::stream::{Footprint, Tiling, Turns, tokens_of_block};
+use tilekiln_kernels::matmul::packed::{SUB_BLOCKS, TILE_ROWS, groups_down, tiles_across};
 use tilekiln_kernels::matmul::weights::WEIGHTS;
 use tilekiln_runtime::device::Properties;
 
@@ -64,6 +64,12 @@ pub fn column_tiles(target: &Target) -> impl Iterator<Item = usize> {
         .filter(move |columns| columns * width <= MOST_ROWS)
 }
 
+/// Whether products of one row have kernels of their own, without column tiles: where sub-blocks of a tile are as many as the
+/// columns of a matrix instruction. The others have twice as many, and wait for memory whatever they compute.
+pub fn has_lone(target: &Target) -> bool {
+    target.fragments.columns() == SUB_BLOCKS
+}
+
 /// The numbers of rows that share one read of the weights; there is a plan for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowTiles(Vec<u32>);
@@ -73,9 +79,12 @@ impl RowTiles {
     pub fn of(precision: Precision, target: &Target) -> Self {
         Self(match precision {
             Precision::Exact => UNPACKED_TILES.to_vec(),
-            Precision::Fast => column_tiles(target)
-                .map(|columns| (columns * target.fragments.columns()) as u32)
-                .collect(),
+            Precision::Fast => {
+                let columns = has_lone(target).then_some(0).into_iter().chain(column_tiles(target));
+                columns
+                    .map(|columns| tokens_of_block(columns, target.fragments) as u32)
+                    .collect()
+            }
         })
     }
 

@@ -2,7 +2,7 @@
 
 use tilekiln_kernels::matmul::packed::tiles_across;
 
-use super::division::{Division, Work};
+use super::division::{Division, Work, has_lone};
 use super::rows::{int8_bytes, split_bytes};
 use super::{FLOAT, Planner, Prepared, Rows, TANH, THREADS};
 use crate::model::weights::{Takes, Weight};
@@ -173,6 +173,8 @@ impl Planner<'_> {
             may_be_split: work.may_be_split,
         };
         let (division, tuned) = self.chip.division(&product, &work, columns);
+        // divided as with one column tile: it is the same work in fewer instructions
+        let is_lone = self.tile == 1 && !work.halves && has_lone(self.chip.target);
         let Division {
             tiling,
             blocks,
@@ -182,7 +184,7 @@ impl Planner<'_> {
         settings.extend([
             format!("warps={}", tiling.warps),
             format!("slots={}", tiling.slots),
-            format!("columns={}", tiling.columns),
+            format!("columns={}", if is_lone { 0 } else { tiling.columns }),
             format!("blocks={}", tiling.blocks),
         ]);
         if parts > 1 {

@@ -1,5 +1,6 @@
 //! packed_gated and packed_gate: gated products as int8 for the product that follows.
 
+use tilekiln_kernels::matmul::packed::stream::tokens_of_block;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, SUB_BLOCKS, TILE_COLS, tiles_across};
 
 use super::super::trial::{Output, for_each, number};
@@ -18,6 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q6_K, [3, 1, 2]),
         (BlockFormat::Q8_0, [1, 2, 1]),
         (BlockFormat::Q5_K, [2, 1, 1]),
+        (BlockFormat::Q4_K, [3, 1, 0]),
+        (BlockFormat::Q6_K, [1, 2, 0]),
     ];
     let mut cases = table("packed_gated", &divisions, check_gated);
     // against kernels with one team, too
@@ -26,6 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q4_0, [3, 1, 1]),
         (BlockFormat::Q6_K, [1, 1, 2]),
         (BlockFormat::Q8_0, [2, 1, 1]),
+        (BlockFormat::Q4_K, [2, 1, 0]),
     ] {
         let selected = format!("{},teams=2", selected("packed_gated", format));
         cases.push(case("packed_gated", &selected, division, move |trial| {
@@ -145,7 +149,7 @@ fn compare(trial: &mut Trial<'_>, got: &[u32], want: &[Gated]) {
 fn check_gated(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
     let [warps, _, columns] = division;
     let layout = trial.target().fragments;
-    let shapes = shapes(trial.extent, columns * layout.columns());
+    let shapes = shapes(trial.extent, tokens_of_block(columns, layout));
     for_each(trial, shapes, |trial, [units, sub_blocks, tokens]| {
         let pick = |trial: &mut Trial<'_>, range: std::ops::RangeInclusive<usize>| {
             trial.random.integer(*range.start() as i64..=*range.end() as i64) as usize
@@ -195,7 +199,7 @@ fn check_gated(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -
 fn check_gate(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
     let [warps, _, columns] = division;
     let layout = trial.target().fragments;
-    let shapes = shapes(trial.extent, columns * layout.columns());
+    let shapes = shapes(trial.extent, tokens_of_block(columns, layout));
     for_each(trial, shapes, |trial, [groups, sub_blocks, tokens]| {
         let groups = trial.random.integer(*groups.start() as i64..=*groups.end() as i64) as usize;
         let tokens = trial.random.integer(*tokens.start() as i64..=*tokens.end() as i64) as usize;

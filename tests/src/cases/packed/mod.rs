@@ -11,6 +11,7 @@ use std::ops::Range;
 use tilekiln_dsl::target::FragmentLayout;
 use tilekiln_kernels::matmul::packed::layout::Quads;
 use tilekiln_kernels::matmul::packed::product::token_stride;
+use tilekiln_kernels::matmul::packed::stream::tokens_of_block;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCKS, TILE_COLS, tiles_across};
 use tilekiln_runtime::device::{Argument, Loaded};
 
@@ -25,7 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
     all.into_iter().flatten().collect()
 }
 
-/// How a product is divided: warps, slots, column tiles.
+/// How a product is divided: warps, slots, column tiles (0: one token).
 type Division = [usize; 3];
 
 /// A case for each format and division of a kernel.
@@ -83,7 +84,7 @@ struct How<'a> {
 
 impl How<'_> {
     fn launch(&self, trial: &Trial<'_>, arguments: Vec<Argument>) -> Result<(), CaseError> {
-        let width = self.columns * trial.target().fragments.columns();
+        let width = tokens_of_block(self.columns, trial.target().fragments);
         let grid = [self.blocks, self.tokens.len().div_ceil(width), 1];
         match self.kernel {
             Some(kernel) => trial.launch_variant(kernel, grid, arguments)?,
@@ -102,7 +103,7 @@ fn invariant<T: PartialEq + Clone + std::fmt::Debug>(
     launch: impl Fn(&mut Trial<'_>, &How<'_>) -> Result<Vec<T>, CaseError>,
 ) -> Result<Vec<T>, CaseError> {
     let [warps, slots, columns] = division;
-    let other_columns = if columns == 1 { 2 } else { 1 };
+    let other_columns = if columns < 2 { 2 } else { 1 };
     let others = settings(weight, [warps, slots % 3 + 1, other_columns]);
     let other = trial.variant(&others.iter().map(String::as_str).collect::<Vec<_>>())?;
     let all = || How {

@@ -1,5 +1,6 @@
 //! packed_product and packed_pair, over every format that can be packed.
 
+use tilekiln_kernels::matmul::packed::stream::tokens_of_block;
 use tilekiln_kernels::matmul::packed::{SUB_BLOCK, TILE_COLS, groups_down, tiles_across};
 
 use super::super::trial::{for_each, number};
@@ -13,7 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
     // format, division, parts of k
     let mut products: Vec<(BlockFormat, Division, usize)> = Vec::new();
     for format in BlockFormat::ALL {
-        products.extend([(format, [2, 2, 1], 1), (format, [3, 1, 2], 1)]);
+        products.extend([(format, [2, 2, 1], 1), (format, [3, 1, 2], 1), (format, [2, 2, 0], 1)]);
     }
     products.extend([
         (BlockFormat::Q4_K, [1, 3, 1], 1),
@@ -23,11 +24,14 @@ pub(super) fn cases() -> Vec<Case> {
         (BlockFormat::Q4_K, [2, 2, 1], 3),
         (BlockFormat::Q6_K, [3, 1, 2], 2),
         (BlockFormat::Q8_0, [1, 2, 1], 4),
+        (BlockFormat::Q4_K, [3, 1, 0], 2),
     ]);
     let pairs = [
         (BlockFormat::Q4_K, [2, 2, 1]),
         (BlockFormat::Q8_0, [2, 1, 2]),
         (BlockFormat::Q5_0, [1, 2, 1]),
+        (BlockFormat::Q4_K, [2, 1, 0]),
+        (BlockFormat::Q8_0, [1, 3, 0]),
     ];
     let mut cases = Vec::new();
     for (format, division, parts) in products {
@@ -58,7 +62,7 @@ fn check_product(
 ) -> Result<(), CaseError> {
     let [warps, _, columns] = division;
     let layout = trial.target().fragments;
-    let shapes = shapes(trial.extent, columns * layout.columns());
+    let shapes = shapes(trial.extent, tokens_of_block(columns, layout));
     // parts are whole tiles
     let unit = if parts > 1 { TILE_COLS } else { format.elements() };
     for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
@@ -129,7 +133,7 @@ pub(super) fn activations(trial: &mut Trial<'_>, tokens: usize, cols: usize) -> 
 fn check_pair(trial: &mut Trial<'_>, format: BlockFormat, division: Division) -> Result<(), CaseError> {
     let [warps, _, columns] = division;
     let layout = trial.target().fragments;
-    let shapes = shapes(trial.extent, columns * layout.columns());
+    let shapes = shapes(trial.extent, tokens_of_block(columns, layout));
     let second = BlockFormat::Q6_K;
     for_each(trial, shapes, |trial, [rows, sub_blocks, tokens]| {
         let (rows, more_rows) = (trial.random.odd_size(rows.clone()), trial.random.odd_size(rows));

@@ -21,7 +21,7 @@ pub struct Columns {
     pub stride: Val<u32>,
     /// Tiles along k.
     pub tiles: Val<u32>,
-    /// Column tiles: matrix instructions side by side.
+    /// Column tiles: matrix instructions side by side. None where a block takes one token.
     pub count: usize,
 }
 
@@ -67,11 +67,6 @@ pub fn pair_of(first: Val<u32>, second: Val<u32>) -> Val<u32> {
 }
 
 impl Columns {
-    /// Tokens that a block multiplies at once.
-    pub fn width(count: usize) -> usize {
-        count * target().fragments.columns()
-    }
-
     /// Whether a tile's activations are loaded at once, before the tile is there, and stay in registers: those of several
     /// column tiles do not, nor where a lane has whole tokens.
     pub fn are_kept(&self) -> bool {
@@ -81,8 +76,14 @@ impl Columns {
     /// Right operands of the sums of one column tile.
     #[tile_fn]
     pub fn load_sums(&self, column_tile: Val<u32>, tile: Val<u32>) -> SumOperands {
-        let quads = Quads::here(2);
         let token = self.first_token + column_tile * target().fragments.columns() + operand_column();
+        self.load_sums_of(token, tile)
+    }
+
+    /// Right operands of the sums of the token that this lane's column stands for.
+    #[tile_fn]
+    pub fn load_sums_of(&self, token: Val<u32>, tile: Val<u32>) -> SumOperands {
+        let quads = Quads::here(2);
         let first = (tile * self.stride + token) * 16;
         let leading = ColumnOperand::<bf16>::undefined();
         let rest = ColumnOperand::<bf16>::undefined();

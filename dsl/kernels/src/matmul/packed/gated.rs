@@ -6,10 +6,12 @@ use super::columns::{Columns, store_sum};
 use super::format::PackedFormat;
 use super::layout::{Quads, SUB_BLOCK, SUB_BLOCKS, TILE_COLS, stored_word, tiles_across};
 use super::product::{
-    BLOCKS, COLUMNS, FORMAT, SLOTS, WARPS, add_group, columns_of_block, sample_activations, tiling, token_stride,
+    BLOCKS, COLUMNS, FORMAT, SLOTS, WARPS, add_group, columns_of_block, narrowest_block, sample_activations, tiling,
+    token_stride,
 };
 use super::stream::{Partials, Source, Stream, Tiling, Turns};
-use super::worth::RowWorth;
+use super::tile::Sums;
+use super::worth::{RowWorth, WorthShape};
 use crate::gated::gelu_tanh;
 use crate::matmul::weights;
 use crate::registry::prelude::*;
@@ -86,7 +88,7 @@ pub fn packed_gated<Weight: PackedFormat>(
     let turns = Turns::pair(teams);
     let warps = tiling.all_warps(turns);
     let mut stream = Stream::start(&[Source::of::<Weight>(w, units * 2)], tiles, turns, tiling);
-    let worth = RowWorth::new(warps, RowWorth::stride::<Weight>());
+    let worth = RowWorth::new(warps, WorthShape::of::<Weight>(), tiling);
     let partials = Partials::new(turns.groups(), tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     let results = PreparedResults {
@@ -99,17 +101,17 @@ pub fn packed_gated<Weight: PackedFormat>(
     wait_for_prerequisites();
     if teams == 2 {
         for unit in stepped(block_index(), units, grid_size()) {
-            let sums = Products::<f32>::zeros(2 * tiling.columns);
-            add_group::<Weight>(sums, &mut stream, &worth, &columns, None, tiling);
-            partials.store(sums, u32(0));
+            let sums = Sums::zeros(tiling);
+            add_group::<Weight>(&sums, &mut stream, &worth, &columns, None, tiling);
+            partials.store(&sums, u32(0));
             store_gated(&partials, &columns, &results, unit, units, here, warps);
         }
     } else {
         let mut group = block_index() * 2;
         while group < units * 2 {
-            let both = Products::<f32>::zeros(2 * tiling.columns);
-            add_group::<Weight>(both, &mut stream, &worth, &columns, None, tiling);
-            partials.store(both, group % 2);
+            let both = Sums::zeros(tiling);
+            add_group::<Weight>(&both, &mut stream, &worth, &columns, None, tiling);
+            partials.store(&both, group % 2);
             group += 1;
             /// gates and ups are there
             if group % 2 == 0 {
@@ -168,7 +170,7 @@ pub fn packed_gate<Weight: PackedFormat>(
 ) {
     trigger_dependents();
     let mut stream = Stream::start(&[Source::of::<Weight>(w, groups)], tiles, Turns::SINGLE, tiling);
-    let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
+    let worth = RowWorth::new(tiling.warps, WorthShape::of::<Weight>(), tiling);
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     let results = PreparedResults {
@@ -180,9 +182,9 @@ pub fn packed_gate<Weight: PackedFormat>(
     stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
-        let gates = Products::<f32>::zeros(2 * tiling.columns);
-        add_group::<Weight>(gates, &mut stream, &worth, &columns, None, tiling);
-        partials.store(gates, u32(0));
+        let gates = Sums::zeros(tiling);
+        add_group::<Weight>(&gates, &mut stream, &worth, &columns, None, tiling);
+        partials.store(&gates, u32(0));
         barrier();
         for column in stepped(warp_index(), here, tiling.warps) {
             let token = columns.first_token + column;
@@ -228,7 +230,11 @@ pub const GATED: Entry = Entry {
         arguments.extend(sample_activations(random, stride, tiles));
         arguments.extend(outputs(units, stride));
         arguments.extend([units, tiles, tokens, stride].map(|size| Argument::U32(size as u32)));
-        let grid = [random.size(1, units) as u32, tokens.div_ceil(8 * columns) as u32, 1];
+        let grid = [
+            random.size(1, units) as u32,
+            tokens.div_ceil(narrowest_block(columns)) as u32,
+            1,
+        ];
         Ok(Example { grid, arguments })
     },
 };
@@ -251,7 +257,11 @@ pub const GATE: Entry = Entry {
         arguments.extend(outputs(groups, stride));
         let numbers = [groups, tiles, tokens, stride, rows + offset, offset];
         arguments.extend(numbers.map(|size| Argument::U32(size as u32)));
-        let grid = [random.size(1, groups) as u32, tokens.div_ceil(8 * columns) as u32, 1];
+        let grid = [
+            random.size(1, groups) as u32,
+            tokens.div_ceil(narrowest_block(columns)) as u32,
+            1,
+        ];
         Ok(Example { grid, arguments })
     },
 };

@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 
 use tilekiln_dsl::prelude::*;
 
-use super::columns::{Columns, pair_of, split_sum};
+use super::columns::{pair_of, split_sum};
 use super::layout::{
     Quads, SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, stored_word, tiles_across,
 };
-use super::product::{BLOCKS, COLUMNS, SLOTS, WARPS, tiling, token_stride};
-use super::stream::{Footprint, Partials, Source, Stream, Tiling, Turns};
+use super::product::{BLOCKS, SLOTS, WARPS, tiling, token_stride};
+use super::stream::{Footprint, Partials, Source, Stream, Tiling, Turns, tokens_of_block};
 use crate::matmul::codec::WeightCodec;
 use crate::packed::Packed as Words;
 use crate::registry::prelude::*;
@@ -264,7 +264,7 @@ pub fn packed_halves<Half: PackedHalf>(
     let source = Source::in_pieces(w, groups, SECTIONS.bytes(), PIECES);
     let mut stream = Stream::start(&[source], tiles, Turns::SINGLE, tiling);
     let partials = Partials::new(1, tiling);
-    let width = Columns::width(tiling.columns);
+    let width = tokens_of_block(tiling.columns, target().fragments);
     let first_token = block_index_y() * width;
     let here = min(max(tokens, first_token) - first_token, width);
     wait_for_prerequisites();
@@ -278,7 +278,7 @@ pub fn packed_halves<Half: PackedHalf>(
                 stream.give_back();
             }
         }
-        partials.store(sums, u32(0));
+        partials.store_columns(sums, u32(0));
         barrier();
         for token in stepped(warp_index(), here, tiling.warps) {
             let row = group * TILE_ROWS + lane_index();
@@ -290,6 +290,8 @@ pub fn packed_halves<Half: PackedHalf>(
         barrier();
     }
 }
+
+const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
 
 /// The setting for the element.
 const HALF: Parameter = choice("half", "f16", "element of the matrix: f16, bf16");
@@ -308,6 +310,7 @@ pub const PRODUCT: Entry = Entry {
     parameters: &[HALF, WARPS, SLOTS, COLUMNS, BLOCKS],
     build: |settings| {
         let tiling = tiling(settings)?;
+        settings.require("columns", tiling.columns > 0, "1, 2 or 4")?;
         Ok(if is_f16(settings)? {
             packed_halves::<f16>(tiling)
         } else {

@@ -7,13 +7,14 @@
 //! columns that a matrix does not have are zeros.
 //!
 //! [`format`] says what a format adds to that, [`pack`] makes tiles of rows of a file. [`tile`] multiplies one tile,
-//! [`stream`] brings tiles and adds up what warps have; products are made of these.
+//! [`lone`] with one token; [`stream`] brings tiles and adds up what warps have; products are made of these.
 
 pub mod columns;
 pub mod format;
 pub mod gated;
 pub mod halves;
 pub mod layout;
+pub mod lone;
 pub mod pack;
 pub mod product;
 pub mod stream;

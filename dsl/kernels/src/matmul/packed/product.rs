@@ -1,13 +1,15 @@
 //! Rows of int8 activations times a packed matrix, 1 to 32 of them in one read of the weights.
 
 use tilekiln_dsl::prelude::*;
+use tilekiln_dsl::target::FragmentLayout;
 
 use super::columns::Columns;
 use super::format::PackedFormat;
 use super::layout::{SUB_BLOCKS, TILE_COLS, TILE_ROWS, groups_down, tiles_across};
-use super::stream::{Partials, Source, Stream, Tiling, Turns};
-use super::tile::{Early, add_tile};
-use super::worth::RowWorth;
+use super::lone::{TokenTile, add_tile_of_token};
+use super::stream::{Partials, Source, Stream, Tiling, Turns, tokens_of_block};
+use super::tile::{Early, Sums, add_tile};
+use super::worth::{RowWorth, WorthShape};
 use crate::matmul::q6_k::Q6K;
 use crate::matmul::weights::{self, Weight};
 use crate::registry::prelude::*;
@@ -15,7 +17,7 @@ use crate::registry::prelude::*;
 /// Adds this warp's tiles of a group of rows onto `sums`; the first of the group's is tile `first_tile` of the columns.
 #[tile_fn]
 pub fn add_group<Format: PackedFormat>(
-    sums: Products<f32>,
+    sums: &Sums,
     stream: &mut Stream,
     worth: &RowWorth,
     x: &Columns,
@@ -27,9 +29,18 @@ pub fn add_group<Format: PackedFormat>(
             Some(first) => first + tile_of_group,
             None => tile_of_group,
         };
-        let early = Early::load::<Format>(x, k_tile);
-        let tile = stream.next::<Format>(worth);
-        add_tile::<Format>(sums, &tile, worth, x, &early, k_tile);
+        match sums {
+            Sums::Columns(sums) => {
+                let early = Early::load::<Format>(x, k_tile);
+                let tile = stream.next::<Format>(worth);
+                add_tile::<Format>(*sums, &tile, worth, x, &early, k_tile);
+            }
+            Sums::Row(sum) => {
+                let token = TokenTile::load::<Format>(x, k_tile);
+                let tile = stream.next::<Format>(worth);
+                add_tile_of_token::<Format>(*sum, &tile, worth, &token);
+            }
+        }
         stream.give_back();
     }
 }
@@ -45,7 +56,7 @@ pub fn columns_of_block(
     stride: Val<u32>,
     tiling: Tiling,
 ) -> (Columns, Val<u32>) {
-    let width = Columns::width(tiling.columns);
+    let width = tokens_of_block(tiling.columns, target().fragments);
     let first_token = block_index_y() * width;
     let here = min(max(tokens, first_token) - first_token, width);
     let columns = Columns {
@@ -87,13 +98,13 @@ pub fn packed_product<Weight: PackedFormat>(
     // the parts of a group lie behind each other, as groups do
     let units = (rows + (TILE_ROWS - 1)) / TILE_ROWS * parts;
     let mut stream = Stream::start(&[Source::of::<Weight>(w, units)], tiles, Turns::SINGLE, tiling);
-    let worth = RowWorth::new(tiling.warps, RowWorth::stride::<Weight>());
+    let worth = RowWorth::new(tiling.warps, WorthShape::of::<Weight>(), tiling);
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for unit in stepped(block_index(), units, grid_size()) {
-        let sums = Products::<f32>::zeros(2 * tiling.columns);
+        let sums = Sums::zeros(tiling);
         let (group, first_tile, first_token) = if parts > 1 {
             let group = unit / parts;
             let part = unit % parts;
@@ -103,8 +114,8 @@ pub fn packed_product<Weight: PackedFormat>(
         } else {
             (unit, None, columns.first_token)
         };
-        add_group::<Weight>(sums, &mut stream, &worth, &columns, first_tile, tiling);
-        partials.store(sums, u32(0));
+        add_group::<Weight>(&sums, &mut stream, &worth, &columns, first_tile, tiling);
+        partials.store(&sums, u32(0));
         barrier();
         /// a warp adds up the rows of a token
         for token in stepped(warp_index(), here, tiling.warps) {
@@ -145,8 +156,8 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
         Source::of::<Second>(more_w, more_groups),
     ];
     let mut stream = Stream::start(&sources, tiles, Turns::SINGLE, tiling);
-    let stride_of_rows = RowWorth::stride::<First>().max(RowWorth::stride::<Second>());
-    let worth = RowWorth::new(tiling.warps, stride_of_rows);
+    let shape = WorthShape::of::<First>().max(WorthShape::of::<Second>());
+    let worth = RowWorth::new(tiling.warps, shape, tiling);
     let partials = Partials::new(1, tiling);
     let (columns, here) = columns_of_block(x, x_scale, x_sum, tiles, tokens, stride, tiling);
     if block_index() < groups {
@@ -156,13 +167,13 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
     }
     wait_for_prerequisites();
     for group in stepped(block_index(), groups + more_groups, grid_size()) {
-        let sums = Products::<f32>::zeros(2 * tiling.columns);
+        let sums = Sums::zeros(tiling);
         if group < groups {
-            add_group::<First>(sums, &mut stream, &worth, &columns, None, tiling);
+            add_group::<First>(&sums, &mut stream, &worth, &columns, None, tiling);
         } else {
-            add_group::<Second>(sums, &mut stream, &worth, &columns, None, tiling);
+            add_group::<Second>(&sums, &mut stream, &worth, &columns, None, tiling);
         }
-        partials.store(sums, u32(0));
+        partials.store(&sums, u32(0));
         barrier();
         let is_first = group < groups;
         let start = select(is_first, group * TILE_ROWS, rows + (group - groups) * TILE_ROWS);
@@ -183,7 +194,11 @@ pub const WARPS: Parameter = choice("warps", "4", "warps that share the columns 
 /// The setting for the depth of the rings.
 pub const SLOTS: Parameter = choice("slots", "1", "tiles that each warp has under way");
 /// The setting for the column tiles.
-pub const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
+pub const COLUMNS: Parameter = choice(
+    "columns",
+    "1",
+    "column tiles, of 8 or 16 tokens: 1, 2 or 4; 0: one token, whose sub-blocks are the columns",
+);
 /// The setting for the blocks of a multiprocessor.
 pub const BLOCKS: Parameter = choice(
     "blocks",
@@ -212,7 +227,7 @@ pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
     settings.require("warps", (1..=32).contains(&tiling.warps), "1 to 32")?;
     settings.require("slots", (1..=16).contains(&tiling.slots), "1 to 16")?;
     settings.require("blocks", tiling.blocks <= 8, "0 to 8")?;
-    settings.require("columns", [1, 2, 4].contains(&tiling.columns), "1, 2 or 4")?;
+    settings.require("columns", [0, 1, 2, 4].contains(&tiling.columns), "0, 1, 2 or 4")?;
     Ok(tiling)
 }
 
@@ -229,6 +244,11 @@ pub fn parts(settings: &Settings) -> Result<usize, SettingError> {
 /// Tokens for which activations need memory, whatever the column tiles: all columns of four of the widest.
 pub const fn token_stride(tokens: usize) -> usize {
     tokens.next_multiple_of(64)
+}
+
+/// Tokens of a block with so many column tiles on the target that has the fewest.
+pub const fn narrowest_block(columns: usize) -> usize {
+    tokens_of_block(columns, FragmentLayout::PairOfM16N8K16)
 }
 
 /// Activations as a product takes them: words, scales, sums.
@@ -262,7 +282,7 @@ pub const ENTRY: Entry = Entry {
         Ok(Example {
             grid: [
                 random.size(1, groups_down(rows) * parts) as u32,
-                tokens.div_ceil(8 * tiling.columns) as u32,
+                tokens.div_ceil(narrowest_block(tiling.columns)) as u32,
                 1,
             ],
             arguments: vec![
@@ -307,7 +327,11 @@ pub const PAIR: Entry = Entry {
         arguments.extend(numbers.map(|size| Argument::U32(size as u32)));
         let blocks = random.size(1, groups_down(rows) + groups_down(more_rows));
         Ok(Example {
-            grid: [blocks as u32, tokens.div_ceil(8 * tiling.columns) as u32, 1],
+            grid: [
+                blocks as u32,
+                tokens.div_ceil(narrowest_block(tiling.columns)) as u32,
+                1,
+            ],
             arguments,
         })
     },

@@ -1,10 +1,11 @@
 //! How a block works through a packed matrix: tiles that come through rings, partial sums that meet in shared memory.
 
 use tilekiln_dsl::prelude::*;
-use tilekiln_dsl::target::Target;
+use tilekiln_dsl::target::{FragmentLayout, Target};
 
 use super::format::{PackedFormat, Tile};
 use super::layout::TILE_ROWS;
+use super::tile::Sums;
 use super::worth::RowWorth;
 
 /// How a product is divided. None of it but `warps` changes a bit of a result.
@@ -14,11 +15,17 @@ pub struct Tiling {
     pub warps: usize,
     /// Tiles that each warp has under way.
     pub slots: usize,
-    /// Column tiles: matrix instructions side by side, each for 8 or 16 tokens.
+    /// Column tiles: matrix instructions side by side, each for 8 or 16 tokens. None: a block takes one token, see
+    /// [`lone`](super::lone).
     pub columns: usize,
     /// Blocks that should fit beside each other on a multiprocessor, so that the next launch fills its rings while this one
     /// works; 0 leaves it to the compiler.
     pub blocks: usize,
+}
+
+/// Tokens that a block with so many column tiles takes.
+pub const fn tokens_of_block(columns: usize, layout: FragmentLayout) -> usize {
+    if columns == 0 { 1 } else { columns * layout.columns() }
 }
 
 /// How a block takes groups of rows that belong together.
@@ -86,7 +93,7 @@ impl Tiling {
         let arrived = if target.bulk_copy { slots * 8 } else { 0 };
         let worth = warps * TILE_ROWS * footprint.row_floats * 4;
         let sums = turns.groups() * self.warps;
-        let partials = sums * self.columns * target.fragments.columns() * STRIDE * 4;
+        let partials = sums * tokens_of_block(self.columns, target.fragments) * STRIDE * 4;
         rings + arrived.next_multiple_of(16) + worth + partials
     }
 }
@@ -317,7 +324,7 @@ impl Partials {
     /// Room for the sums of `parts` groups of rows.
     #[tile_fn]
     pub fn new(parts: usize, tiling: Tiling) -> Self {
-        let width = tiling.columns * target().fragments.columns();
+        let width = tokens_of_block(tiling.columns, target().fragments);
         let partial_sums = Shared::<f32>::new(parts * tiling.warps * width * STRIDE);
         Self {
             sums: partial_sums,
@@ -326,9 +333,21 @@ impl Partials {
         }
     }
 
-    /// Stores this warp's sums, [2 halves, column tiles], of group `part`. Teams have the groups of part 0 and the next ones.
+    /// Stores this warp's sums of group `part`. Teams have the groups of part 0 and the next ones.
     #[tile_fn]
-    pub fn store(&self, sums: Products<f32>, part: Val<u32>) {
+    pub fn store(&self, sums: &Sums, part: Val<u32>) {
+        match sums {
+            Sums::Columns(sums) => self.store_columns(*sums, part),
+            Sums::Row(sum) => {
+                let place = (part * self.warps + warp_index()) * STRIDE + lane_index();
+                self.sums[place] = sum[0];
+            }
+        }
+    }
+
+    /// Stores sums of columns, [2 halves, column tiles].
+    #[tile_fn]
+    pub fn store_columns(&self, sums: Products<f32>, part: Val<u32>) {
         let layout = target().fragments;
         let count = sums.count / 2;
         for half in unrolled(0..2) {
@@ -367,7 +386,7 @@ mod tests {
     fn shared_memory_is_as_computed() {
         let q6_k = WEIGHTS.iter().find(|weight| weight.name == Q6K::NAME);
         let second = q6_k.and_then(|weight| weight.packing.as_ref()).unwrap().footprint;
-        for (warps, slots, columns) in [(1, 1, 1), (3, 1, 1), (2, 2, 2)] {
+        for (warps, slots, columns) in [(1, 1, 1), (3, 1, 1), (2, 2, 2), (5, 1, 0)] {
             let tiling = Tiling {
                 warps,
                 slots,

@@ -5,13 +5,34 @@ use tilekiln_dsl::prelude::*;
 use super::columns::{Activations, Columns, SumOperands};
 use super::format::{PackedFormat, Tile};
 use super::layout::Quads;
+use super::stream::Tiling;
 use super::worth::{FourScales, RowWorth};
 
 /// Sums of products start here: as the bits of a float, this number plus a small integer is 1.5·2^23 plus that integer.
 /// So the integer sum of a matrix instruction is a float at once, exact for integers below 2^22.
-const FLOAT_BITS: i32 = 0x4b40_0000;
+pub const FLOAT_BITS: i32 = 0x4b40_0000;
 /// What the bits stand for.
 pub const FLOAT_START: f32 = 12_582_912.0;
+
+/// A warp's sums over its tiles of a group of rows.
+pub enum Sums {
+    /// [2 halves, column tiles]
+    Columns(Products<f32>),
+    /// Of one token: a row's in each lane.
+    Row(Registers<f32>),
+}
+
+impl Sums {
+    /// Nothing yet.
+    #[tile_fn]
+    pub fn zeros(tiling: Tiling) -> Self {
+        if tiling.columns == 0 {
+            Self::Row(Registers::<f32>::filled(1, 0.0))
+        } else {
+            Self::Columns(Products::<f32>::zeros(2 * tiling.columns))
+        }
+    }
+}
 
 /// This lane's words of all planes for one sub-block of four.
 struct PlaneWords {
@@ -163,11 +184,15 @@ fn add_minima<Format: PackedFormat>(
 }
 
 /// The left operands of values with one scale: one for each step that has some of them, other values zero.
-type LeftOperands<Format> = Vec<(usize, RowOperand<<Format as PackedFormat>::Operand>)>;
+pub type LeftOperands<Format> = Vec<(usize, RowOperand<<Format as PackedFormat>::Operand>)>;
 
 /// The left operands of four sub-blocks of a half, for each scale.
 #[tile_fn]
-fn left_operands<Format: PackedFormat>(tile: &Tile, half: Val<u32>, quarter: Val<u32>) -> Vec<LeftOperands<Format>> {
+pub fn left_operands<Format: PackedFormat>(
+    tile: &Tile,
+    half: Val<u32>,
+    quarter: Val<u32>,
+) -> Vec<LeftOperands<Format>> {
     let quads = Quads::here(1);
     let share = quads.steps() * quads.words() / Format::SCALES;
     let mut planes = PlaneWords::new();

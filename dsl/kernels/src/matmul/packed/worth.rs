@@ -5,14 +5,53 @@ use tilekiln_dsl::prelude::*;
 use super::columns::pair_of;
 use super::format::{PackedFormat, Tile};
 use super::layout::{Quads, SUB_BLOCKS, TILE_ROWS};
+use super::stream::Tiling;
 use super::tile::FLOAT_START;
 
-/// What the rows of a warp's tile are worth, in shared memory, where the lanes of all columns find it.
+/// What there is to know of the rows of a format's tiles.
+#[derive(Clone, Copy)]
+pub struct WorthShape {
+    /// Floats of a row in shared memory.
+    stride: usize,
+    /// Scales of a row.
+    scales: usize,
+}
+
+impl WorthShape {
+    /// That of a format.
+    pub const fn of<Format: PackedFormat>() -> Self {
+        Self {
+            stride: RowWorth::stride::<Format>(),
+            scales: Format::SCALES * SUB_BLOCKS,
+        }
+    }
+
+    /// Room for rows of either.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            stride: self.stride.max(other.stride),
+            scales: self.scales.max(other.scales),
+        }
+    }
+}
+
+/// What the row of a lane is worth, where no other lane needs to know it.
+#[derive(Clone, Copy)]
+struct OwnRow {
+    /// Of each sub-block, or each half of one.
+    scales: Registers<f32>,
+    /// What a minimum takes away: one number.
+    minus_minimum_step: Registers<f32>,
+}
+
+/// What the rows of a warp's tile are worth, in shared memory, where the lanes of all columns find it. With one token, lanes
+/// keep what their row is worth, and its place in shared memory is for the integer sums of its sub-blocks.
 #[derive(Clone, Copy)]
 pub struct RowWorth {
     /// [warps, 32 rows, stride]
     values: Shared<f32>,
     stride: usize,
+    own: Option<OwnRow>,
 }
 
 impl RowWorth {
@@ -22,11 +61,24 @@ impl RowWorth {
         Format::SCALES * SUB_BLOCKS + minima + 4
     }
 
-    /// Room for the rows of all warps' tiles, of formats that need at most `stride` floats a row.
+    /// Room for the rows of all warps' tiles.
     #[tile_fn]
-    pub fn new(warps: usize, stride: usize) -> Self {
-        let worth = Shared::<f32>::new(warps * TILE_ROWS * stride);
-        Self { values: worth, stride }
+    pub fn new(warps: usize, shape: WorthShape, tiling: Tiling) -> Self {
+        let worth = Shared::<f32>::new(warps * TILE_ROWS * shape.stride);
+        let mut own = None;
+        if tiling.columns == 0 {
+            let own_scales = Registers::<f32>::undefined(shape.scales);
+            let own_step = Registers::<f32>::undefined(1);
+            own = Some(OwnRow {
+                scales: own_scales,
+                minus_minimum_step: own_step,
+            });
+        }
+        Self {
+            values: worth,
+            stride: shape.stride,
+            own,
+        }
     }
 
     /// The place of a row of this warp's tile.
@@ -40,14 +92,20 @@ impl RowWorth {
     pub fn fill<Format: PackedFormat>(&self, tile: &Tile) {
         let row = self.row(lane_index());
         let worth = Format::worth(tile, lane_index());
-        for four in 0..worth.scales.len() / 4 {
-            let pack = Val::<Pack<f32, 4>>::pack([
-                worth.scales[4 * four],
-                worth.scales[4 * four + 1],
-                worth.scales[4 * four + 2],
-                worth.scales[4 * four + 3],
-            ]);
-            self.values.store_as::<Pack<f32, 4>>(row + 4 * four, pack);
+        if let Some(own) = self.own {
+            for index in 0..worth.scales.len() {
+                own.scales[index] = worth.scales[index];
+            }
+        } else {
+            for four in 0..worth.scales.len() / 4 {
+                let pack = Val::<Pack<f32, 4>>::pack([
+                    worth.scales[4 * four],
+                    worth.scales[4 * four + 1],
+                    worth.scales[4 * four + 2],
+                    worth.scales[4 * four + 3],
+                ]);
+                self.values.store_as::<Pack<f32, 4>>(row + 4 * four, pack);
+            }
         }
         if let Some(step) = worth.minimum_step {
             let pair = |index: usize| {
@@ -56,9 +114,92 @@ impl RowWorth {
             };
             let pack = Val::<Pack<u32, 4>>::pack([pair(0), pair(1), pair(2), pair(3)]);
             self.values.store_as::<Pack<u32, 4>>(row + worth.scales.len(), pack);
-            self.values[row + (worth.scales.len() + 4)] = -step;
+            if let Some(own) = self.own {
+                own.minus_minimum_step[0] = -step;
+            } else {
+                self.values[row + (worth.scales.len() + 4)] = -step;
+            }
+        }
+        if self.own.is_none() || Format::HAS_MINIMA {
+            warp_barrier();
+        }
+    }
+
+    /// Adds a tile's product with one token onto `sum`, which is that of this lane's row: `counts` are the integer sums of a
+    /// warp's rows, [2 halves, scales of a sub-block], with sub-blocks as columns, `minima` those of minima times activations,
+    /// [2 halves], the same in all columns. The scales of the activations are `scales`, one for each sub-block.
+    #[tile_fn]
+    pub fn add_row<Format: PackedFormat>(
+        &self,
+        sum: Registers<f32>,
+        counts: Products<i32>,
+        minima: Option<Products<f32>>,
+        scales: Registers<f32>,
+    ) {
+        let Some(own) = self.own else { return };
+        let count = Format::SCALES * SUB_BLOCKS;
+        let of_minima = count + 4;
+        for half in unrolled(0..2) {
+            for row in unrolled(0..Products::<i32>::lane_rows()) {
+                let place = self.row(half * 16 + Products::<i32>::row(row));
+                self.store_counts::<Format>(place, counts, half, row);
+                if let Some(minima) = minima {
+                    /// one column stands for all
+                    if Products::<f32>::column(0) == 0 {
+                        self.values[place + of_minima] = minima.at(half).get(row, 0);
+                    }
+                }
+            }
         }
         warp_barrier();
+        let row = self.row(lane_index());
+        if minima.is_some() {
+            sum[0] = fma(self.values[row + of_minima], own.minus_minimum_step[0], sum[0]);
+        }
+        for four in 0..count / 4 {
+            let counted = self.values.load_as::<Pack<f32, 4>>(row + 4 * four);
+            for index in 0..4 {
+                let scale = own.scales[4 * four + index];
+                let start = scale * -FLOAT_START;
+                let value = fma(counted.component(index), scale, start);
+                sum[0] = fma(value, scales[(4 * four + index) / Format::SCALES], sum[0]);
+            }
+        }
+    }
+
+    /// Stores the integer sums of one row that this lane has, beside those of the row's other sub-blocks.
+    #[tile_fn]
+    fn store_counts<Format: PackedFormat>(
+        &self,
+        place: Val<u32>,
+        counts: Products<i32>,
+        half: Val<u32>,
+        row: Val<u32>,
+    ) {
+        let mut bits = Vec::new();
+        for column in 0..Products::<i32>::lane_columns() {
+            for part in 0..Format::SCALES {
+                let sums = counts.at(half * Format::SCALES + part);
+                bits.push(sums.get(row, column).bitcast::<u32>());
+            }
+        }
+        let column = Products::<i32>::column(0);
+        let place = place + column * Format::SCALES;
+        /// columns without a sub-block have nothing
+        if target().fragments.columns() == SUB_BLOCKS {
+            self.store_words(place, &bits);
+        } else if column < SUB_BLOCKS {
+            self.store_words(place, &bits);
+        }
+    }
+
+    #[tile_fn]
+    fn store_words(&self, place: Val<u32>, bits: &[Val<u32>]) {
+        match *bits {
+            [a, b, c, d] => self.values.store_as::<Pack<u32, 4>>(place, Val::pack([a, b, c, d])),
+            [a, b] => self.values.store_as::<Pack<u32, 2>>(place, Val::pack([a, b])),
+            _ => self.values.store_as::<u32>(place, bits[0]),
+        }
     }
 
     /// The left operand of the minima of a half: whole numbers, once for each of two terms of the activations' sums. Both
