@@ -7,7 +7,7 @@ use super::codec::{BlockCodec, WeightCodec};
 use super::packed::halves::{PackedHalf, PackedHalves};
 use super::packed::pack::Packer;
 use super::packed::stream::{Footprint, Tiling};
-use super::packed::worth::RowWorth;
+use super::packed::worth::WorthShape;
 use super::packed::{Packed, PackedFormat, gated, groups_down, halves, product, tiles_across};
 use super::{candidates, linear, q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, row_product};
 use crate::embed;
@@ -104,7 +104,7 @@ impl Weight {
                 packer: Packer::new::<Format>,
                 footprint: Footprint {
                     copy_bytes: Format::SECTIONS.bytes(),
-                    row_floats: RowWorth::stride::<Format>(),
+                    worth: WorthShape::of::<Format>(),
                     planes: Format::SECTIONS.planes.len(),
                 },
                 int8: Some(Int8Products {

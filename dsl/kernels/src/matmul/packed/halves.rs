@@ -10,6 +10,7 @@ use super::layout::{
 };
 use super::product::{BLOCKS, SLOTS, WARPS, tiling, token_stride};
 use super::stream::{Footprint, Partials, Source, Stream, Tiling, Turns, tokens_of_block};
+use super::worth::WorthShape;
 use crate::matmul::codec::WeightCodec;
 use crate::packed::Packed as Words;
 use crate::registry::prelude::*;
@@ -24,7 +25,7 @@ const PIECES: usize = 2;
 /// What products take of shared memory.
 pub const FOOTPRINT: Footprint = Footprint {
     copy_bytes: SECTIONS.bytes() / PIECES,
-    row_floats: 0,
+    worth: WorthShape::NONE,
     planes: 1,
 };
 /// Words of a row of a tile.

@@ -72,8 +72,8 @@ impl TokenTile {
     fn right(&self, step: usize, sub_block: Val<u32>) -> ColumnOperand<i8> {
         let quads = Quads::here(1);
         let right = ColumnOperand::<i8>::undefined();
+        let is_own = operand_column() == sub_block;
         for word in 0..quads.words() {
-            let is_own = operand_column() == sub_block;
             right.set(word, select(is_own, self.words[step * quads.words() + word], u32(0)));
         }
         right

@@ -27,9 +27,11 @@ impl Sums {
     #[tile_fn]
     pub fn zeros(tiling: Tiling) -> Self {
         if tiling.columns == 0 {
-            Self::Row(Registers::<f32>::filled(1, 0.0))
+            let sum = Registers::<f32>::filled(1, 0.0);
+            Self::Row(sum)
         } else {
-            Self::Columns(Products::<f32>::zeros(2 * tiling.columns))
+            let sums = Products::<f32>::zeros(2 * tiling.columns);
+            Self::Columns(sums)
         }
     }
 }

@@ -9,28 +9,41 @@ use super::stream::Tiling;
 use super::tile::FLOAT_START;
 
 /// What there is to know of the rows of a format's tiles.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorthShape {
-    /// Floats of a row in shared memory.
-    stride: usize,
     /// Scales of a row.
     scales: usize,
+    /// Floats that its minima take.
+    minima: usize,
 }
 
 impl WorthShape {
+    /// Of rows that are worth what they are.
+    pub const NONE: Self = Self { scales: 0, minima: 0 };
+
     /// That of a format.
     pub const fn of<Format: PackedFormat>() -> Self {
         Self {
-            stride: RowWorth::stride::<Format>(),
             scales: Format::SCALES * SUB_BLOCKS,
+            minima: if Format::HAS_MINIMA { SUB_BLOCKS } else { 0 },
         }
     }
 
     /// Room for rows of either.
     pub fn max(self, other: Self) -> Self {
         Self {
-            stride: self.stride.max(other.stride),
             scales: self.scales.max(other.scales),
+            minima: self.minima.max(other.minima),
+        }
+    }
+
+    /// Floats of a row in shared memory, with so many column tiles: scales and minima, or integer sums and, before they are
+    /// there, minima; padded so that eight rows fall into different banks.
+    pub const fn floats(self, columns: usize) -> usize {
+        match (self.scales, columns) {
+            (0, _) => 0,
+            (scales, 0) => scales + 4,
+            (scales, _) => scales + self.minima + 4,
         }
     }
 }
@@ -55,16 +68,11 @@ pub struct RowWorth {
 }
 
 impl RowWorth {
-    /// Floats of a row: scales and minima, padded so that eight rows fall into different banks.
-    pub const fn stride<Format: PackedFormat>() -> usize {
-        let minima = if Format::HAS_MINIMA { SUB_BLOCKS } else { 0 };
-        Format::SCALES * SUB_BLOCKS + minima + 4
-    }
-
     /// Room for the rows of all warps' tiles.
     #[tile_fn]
     pub fn new(warps: usize, shape: WorthShape, tiling: Tiling) -> Self {
-        let worth = Shared::<f32>::new(warps * TILE_ROWS * shape.stride);
+        let stride = shape.floats(tiling.columns);
+        let worth = Shared::<f32>::new(warps * TILE_ROWS * stride);
         let mut own = None;
         if tiling.columns == 0 {
             let own_scales = Registers::<f32>::undefined(shape.scales);
@@ -76,7 +84,7 @@ impl RowWorth {
         }
         Self {
             values: worth,
-            stride: shape.stride,
+            stride,
             own,
         }
     }
@@ -85,6 +93,15 @@ impl RowWorth {
     #[tile_fn]
     fn row(&self, row: Val<u32>) -> Val<u32> {
         (warp_index() * TILE_ROWS + row) * self.stride
+    }
+
+    /// Where a row's minima are.
+    fn place_of_minima<Format: PackedFormat>(&self) -> usize {
+        if self.own.is_some() {
+            0
+        } else {
+            Format::SCALES * SUB_BLOCKS
+        }
     }
 
     /// Each lane works out one row of the tile.
@@ -113,7 +130,8 @@ impl RowWorth {
                 pair_of(bits(2 * index), bits(2 * index + 1))
             };
             let pack = Val::<Pack<u32, 4>>::pack([pair(0), pair(1), pair(2), pair(3)]);
-            self.values.store_as::<Pack<u32, 4>>(row + worth.scales.len(), pack);
+            self.values
+                .store_as::<Pack<u32, 4>>(row + self.place_of_minima::<Format>(), pack);
             if let Some(own) = self.own {
                 own.minus_minimum_step[0] = -step;
             } else {
@@ -138,7 +156,10 @@ impl RowWorth {
     ) {
         let Some(own) = self.own else { return };
         let count = Format::SCALES * SUB_BLOCKS;
-        let of_minima = count + 4;
+        if Format::HAS_MINIMA {
+            /// sums take the places of the minima
+            warp_barrier();
+        }
         for half in unrolled(0..2) {
             for row in unrolled(0..Products::<i32>::lane_rows()) {
                 let place = self.row(half * 16 + Products::<i32>::row(row));
@@ -146,7 +167,7 @@ impl RowWorth {
                 if let Some(minima) = minima {
                     /// one column stands for all
                     if Products::<f32>::column(0) == 0 {
-                        self.values[place + of_minima] = minima.at(half).get(row, 0);
+                        self.values[place + count] = minima.at(half).get(row, 0);
                     }
                 }
             }
@@ -154,7 +175,7 @@ impl RowWorth {
         warp_barrier();
         let row = self.row(lane_index());
         if minima.is_some() {
-            sum[0] = fma(self.values[row + of_minima], own.minus_minimum_step[0], sum[0]);
+            sum[0] = fma(self.values[row + count], own.minus_minimum_step[0], sum[0]);
         }
         for four in 0..count / 4 {
             let counted = self.values.load_as::<Pack<f32, 4>>(row + 4 * four);
@@ -185,11 +206,13 @@ impl RowWorth {
         }
         let column = Products::<i32>::column(0);
         let place = place + column * Format::SCALES;
-        /// columns without a sub-block have nothing
         if target().fragments.columns() == SUB_BLOCKS {
             self.store_words(place, &bits);
-        } else if column < SUB_BLOCKS {
-            self.store_words(place, &bits);
+        } else {
+            /// columns without a sub-block have nothing
+            if column < SUB_BLOCKS {
+                self.store_words(place, &bits);
+            }
         }
     }
 
@@ -209,7 +232,7 @@ impl RowWorth {
         let quads = Quads::here(2);
         let minima = RowOperand::<bf16>::undefined();
         for slot in 0..quads.slots() {
-            let row = self.row(half * 16 + operand_row(slot)) + Format::SCALES * SUB_BLOCKS;
+            let row = self.row(half * 16 + operand_row(slot)) + self.place_of_minima::<Format>();
             for pair in 0..4 / quads.parts() {
                 let bits = self.values.load_as::<u32>(row + operand_part() + pair);
                 for term in 0..2 {
