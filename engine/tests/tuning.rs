@@ -60,6 +60,8 @@ fn launched(design: &Design, target: &dsl::Target) -> Launched {
             // products of one row are divided as those of one column tile
             let columns = number("columns=");
             assert_eq!(columns.max(1), divided.columns, "{spec}");
+            let is_lone = stage.cost.rows_per_read == 1 && divided.product.kernel != "packed_halves";
+            assert_eq!(columns == 0, is_lone, "{spec}");
             let Count::Fixed(blocks) = stage.grid[0] else {
                 panic!("{}: {:?}", stage.label, stage.grid)
             };

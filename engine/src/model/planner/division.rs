@@ -376,10 +376,10 @@ mod tests {
             let target = TARGETS.iter().find(|target| target.name == name).unwrap();
             RowTiles::of(precision, target)
         };
-        assert_eq!(of(Precision::Fast, "sm_90").0, [8, 16, 32]);
+        assert_eq!(of(Precision::Fast, "sm_90").0, [1, 8, 16, 32]);
         assert_eq!(of(Precision::Fast, "gfx1150").0, [16, 32]);
         let tiles = of(Precision::Fast, "sm_90");
-        for (rows, index) in [(1, 0), (8, 0), (9, 1), (17, 2), (32, 2), (512, 2)] {
+        for (rows, index) in [(1, 0), (2, 1), (8, 1), (9, 2), (17, 3), (32, 3), (512, 3)] {
             assert_eq!(tiles.index(rows), index, "{rows}");
         }
         assert_eq!(of(Precision::Exact, "sm_90").index(3), 2);

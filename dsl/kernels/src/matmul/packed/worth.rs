@@ -13,19 +13,21 @@ use super::tile::FLOAT_START;
 pub struct WorthShape {
     /// Scales of a row.
     scales: usize,
-    /// Floats that its minima take.
-    minima: usize,
+    /// Floats of its scales and minima.
+    all: usize,
 }
 
 impl WorthShape {
     /// Of rows that are worth what they are.
-    pub const NONE: Self = Self { scales: 0, minima: 0 };
+    pub const NONE: Self = Self { scales: 0, all: 0 };
 
     /// That of a format.
     pub const fn of<Format: PackedFormat>() -> Self {
+        let scales = Format::SCALES * SUB_BLOCKS;
+        let minima = if Format::HAS_MINIMA { SUB_BLOCKS } else { 0 };
         Self {
-            scales: Format::SCALES * SUB_BLOCKS,
-            minima: if Format::HAS_MINIMA { SUB_BLOCKS } else { 0 },
+            scales,
+            all: scales + minima,
         }
     }
 
@@ -33,7 +35,7 @@ impl WorthShape {
     pub fn max(self, other: Self) -> Self {
         Self {
             scales: self.scales.max(other.scales),
-            minima: self.minima.max(other.minima),
+            all: self.all.max(other.all),
         }
     }
 
@@ -43,7 +45,7 @@ impl WorthShape {
         match (self.scales, columns) {
             (0, _) => 0,
             (scales, 0) => scales + 4,
-            (scales, _) => scales + self.minima + 4,
+            _ => self.all + 4,
         }
     }
 }
