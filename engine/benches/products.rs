@@ -193,7 +193,11 @@ impl Stage {
     }
 
     fn settings(&self, rows: usize) -> String {
-        let columns = column_tiles(rows);
+        let columns = match self.kind {
+            Kind::Halves => column_tiles(rows),
+            _ if rows == 1 => 0,
+            _ => column_tiles(rows),
+        };
         let element = match self.kind {
             Kind::Halves => "half",
             Kind::Pair { .. } => "first",
@@ -202,7 +206,7 @@ impl Stage {
         let Division {
             warps, slots, beside, ..
         } = self.division;
-        let blocks = if columns == 1 { beside } else { 1 };
+        let blocks = if columns < 2 { beside } else { 1 };
         format!(
             "{element}={},warps={warps},slots={slots},columns={columns},blocks={blocks}",
             self.weight

@@ -14,6 +14,8 @@ use crate::plan::{Plan, Product};
 const UNPACKED_TILES: [u32; 4] = [1, 2, 4, 8];
 /// Column tiles of products with packed weights.
 const COLUMN_TILES: [usize; 3] = [1, 2, 4];
+/// Column tiles up to which a warp gains from a second tile under way.
+const COLUMN_TILES_WITH_TWO_SLOTS: usize = 2;
 /// More rows at once need more registers and shared memory than they save reads.
 const MOST_ROWS: usize = 32;
 /// Warps of a block at most: more leave each too little to do between two block barriers.
@@ -194,7 +196,8 @@ impl Chip<'_> {
     /// groups costs less than idle units. More rows than the column tiles hold take as many blocks again for each such tile.
     /// Warps: as few as take no more turns over the tiles along k; eight where there are more tiles than ten warps take at
     /// once, because each warp's sums have to be added. They belong to the meaning of a product, so they are those that fit
-    /// with the most column tiles, whatever `columns` is. A second tile for each warp is under way where there is one.
+    /// with the most column tiles, whatever `columns` is. A second tile for each warp is under way where there is one,
+    /// unless there are so many columns that computing takes longer than fetching.
     /// Registers are not limited for the sake of a second block beside the first: the next launch's block finds room in
     /// time without. Measured on 132 units with E4B's products: docs/perf-log.md.
     ///
@@ -222,7 +225,8 @@ impl Chip<'_> {
         let turns = self.turns(work, tiling(warps, 1, columns));
         let blocks = units.clamp(1, self.units.max(1));
         let tiles_of_warp = tiles.div_ceil(warps) * units.div_ceil(blocks) * turns.in_turn;
-        let slots = if tiles_of_warp > 1 && turns.teams == 1 && !work.halves && fits(tiling(warps, 2, columns), turns) {
+        let may_be_two = columns <= COLUMN_TILES_WITH_TWO_SLOTS && turns.teams == 1 && !work.halves;
+        let slots = if may_be_two && tiles_of_warp > 1 && fits(tiling(warps, 2, columns), turns) {
             2
         } else {
             1
