@@ -82,10 +82,8 @@ impl RowTiles {
         Self(match precision {
             Precision::Exact => UNPACKED_TILES.to_vec(),
             Precision::Fast => {
-                let columns = has_lone(target).then_some(0).into_iter().chain(column_tiles(target));
-                columns
-                    .map(|columns| tokens_of_block(columns, target.fragments) as u32)
-                    .collect()
+                let tiles = column_tiles(target).map(|columns| tokens_of_block(columns, target.fragments) as u32);
+                has_lone(target).then_some(1).into_iter().chain(tiles).collect()
             }
         })
     }

@@ -101,7 +101,7 @@ pub fn packed_gated<Weight: PackedFormat>(
     wait_for_prerequisites();
     if teams == 2 {
         for unit in stepped(block_index(), units, grid_size()) {
-            let sums = Sums::zeros(tiling);
+            let sums = Sums::zeros(&worth, tiling);
             add_group::<Weight>(&sums, &mut stream, &worth, &columns, None, tiling);
             partials.store(&sums, u32(0));
             store_gated(&partials, &columns, &results, unit, units, here, warps);
@@ -109,7 +109,7 @@ pub fn packed_gated<Weight: PackedFormat>(
     } else {
         let mut group = block_index() * 2;
         while group < units * 2 {
-            let both = Sums::zeros(tiling);
+            let both = Sums::zeros(&worth, tiling);
             add_group::<Weight>(&both, &mut stream, &worth, &columns, None, tiling);
             partials.store(&both, group % 2);
             group += 1;
@@ -182,7 +182,7 @@ pub fn packed_gate<Weight: PackedFormat>(
     stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for group in stepped(block_index(), groups, grid_size()) {
-        let gates = Sums::zeros(tiling);
+        let gates = Sums::zeros(&worth, tiling);
         add_group::<Weight>(&gates, &mut stream, &worth, &columns, None, tiling);
         partials.store(&gates, u32(0));
         barrier();

@@ -8,7 +8,7 @@ use super::columns::{pair_of, split_sum};
 use super::layout::{
     Quads, SUB_BLOCK, SUB_BLOCKS, Sections, TILE_COLS, TILE_ROWS, groups_down, stored_word, tiles_across,
 };
-use super::product::{BLOCKS, SLOTS, WARPS, tiling, token_stride};
+use super::product::{BLOCKS, SLOTS, WARPS, narrowest_block, tiling_with, token_stride};
 use super::stream::{Footprint, Partials, Source, Stream, Tiling, Turns, tokens_of_block};
 use super::worth::WorthShape;
 use crate::matmul::codec::WeightCodec;
@@ -294,6 +294,10 @@ pub fn packed_halves<Half: PackedHalf>(
 
 const COLUMNS: Parameter = choice("columns", "1", "column tiles, of 8 or 16 tokens: 1, 2 or 4");
 
+fn tiling_of_halves(settings: &Settings) -> Result<Tiling, SettingError> {
+    tiling_with(settings, &[1, 2, 4], "1, 2 or 4")
+}
+
 /// The setting for the element.
 const HALF: Parameter = choice("half", "f16", "element of the matrix: f16, bf16");
 
@@ -310,8 +314,7 @@ pub const PRODUCT: Entry = Entry {
     name: "packed_halves",
     parameters: &[HALF, WARPS, SLOTS, COLUMNS, BLOCKS],
     build: |settings| {
-        let tiling = tiling(settings)?;
-        settings.require("columns", tiling.columns > 0, "1, 2 or 4")?;
+        let tiling = tiling_of_halves(settings)?;
         Ok(if is_f16(settings)? {
             packed_halves::<f16>(tiling)
         } else {
@@ -320,13 +323,13 @@ pub const PRODUCT: Entry = Entry {
     },
     example: |settings, random| {
         let terms = if is_f16(settings)? { f16::TERMS } else { bf16::TERMS };
-        let columns = tiling(settings)?.columns;
+        let columns = tiling_of_halves(settings)?.columns;
         let (rows, cols, tokens) = (random.size(1, 70), 32 * random.size(1, 20), random.size(1, 9));
         let (tiles, stride) = (tiles_across(cols), token_stride(tokens));
         Ok(Example {
             grid: [
                 random.size(1, groups_down(rows)) as u32,
-                tokens.div_ceil(8 * columns) as u32,
+                tokens.div_ceil(narrowest_block(columns)) as u32,
                 1,
             ],
             arguments: vec![

@@ -12,7 +12,7 @@ use super::columns::{Columns, SumOperands};
 use super::format::{PackedFormat, Tile};
 use super::layout::{Quads, SUB_BLOCKS, TILE_COLS};
 use super::tile::{FLOAT_BITS, left_operands};
-use super::worth::RowWorth;
+use super::worth::{OwnRow, RowWorth};
 
 /// One token's activations of a tile, in registers.
 pub struct TokenTile {
@@ -80,9 +80,15 @@ impl TokenTile {
     }
 }
 
-/// Adds the product of a tile and a token onto `sum`, which is that of this lane's row. `worth` has been filled.
+/// Adds the product of a tile and a token onto `sum`, which is that of this lane's row, worth `own`. `worth` has been filled.
 #[tile_fn]
-pub fn add_tile_of_token<Format: PackedFormat>(sum: Registers<f32>, tile: &Tile, worth: &RowWorth, token: &TokenTile) {
+pub fn add_tile_of_token<Format: PackedFormat>(
+    sum: Registers<f32>,
+    own: OwnRow,
+    tile: &Tile,
+    worth: &RowWorth,
+    token: &TokenTile,
+) {
     let mut minima = None;
     if let Some(sums) = token.sums {
         let of_tile = Products::<f32>::zeros(2);
@@ -94,6 +100,7 @@ pub fn add_tile_of_token<Format: PackedFormat>(sum: Registers<f32>, tile: &Tile,
         }
         minima = Some(of_tile);
     }
+    /// as the bits of floats, these start at 1.5 * 2^23
     let counts = Products::<i32>::filled(2 * Format::SCALES, FLOAT_BITS);
     for quarter in unrolled(0..2) {
         for half in unrolled(0..2) {
@@ -108,5 +115,5 @@ pub fn add_tile_of_token<Format: PackedFormat>(sum: Registers<f32>, tile: &Tile,
             }
         }
     }
-    worth.add_row::<Format>(sum, counts, minima, token.scales);
+    worth.add_row::<Format>(sum, own, counts, minima, token.scales);
 }

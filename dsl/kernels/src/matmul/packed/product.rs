@@ -35,10 +35,10 @@ pub fn add_group<Format: PackedFormat>(
                 let tile = stream.next::<Format>(worth);
                 add_tile::<Format>(*sums, &tile, worth, x, &early, k_tile);
             }
-            Sums::Row(sum) => {
+            Sums::Row(sum, own) => {
                 let token = TokenTile::load::<Format>(x, k_tile);
                 let tile = stream.next::<Format>(worth);
-                add_tile_of_token::<Format>(*sum, &tile, worth, &token);
+                add_tile_of_token::<Format>(*sum, *own, &tile, worth, &token);
             }
         }
         stream.give_back();
@@ -104,7 +104,7 @@ pub fn packed_product<Weight: PackedFormat>(
     stream.first::<Weight>(&worth, tiling);
     wait_for_prerequisites();
     for unit in stepped(block_index(), units, grid_size()) {
-        let sums = Sums::zeros(tiling);
+        let sums = Sums::zeros(&worth, tiling);
         let (group, first_tile, first_token) = if parts > 1 {
             let group = unit / parts;
             let part = unit % parts;
@@ -167,7 +167,7 @@ pub fn packed_pair<First: PackedFormat, Second: PackedFormat>(
     }
     wait_for_prerequisites();
     for group in stepped(block_index(), groups + more_groups, grid_size()) {
-        let sums = Sums::zeros(tiling);
+        let sums = Sums::zeros(&worth, tiling);
         if group < groups {
             add_group::<First>(&sums, &mut stream, &worth, &columns, None, tiling);
         } else {
@@ -218,6 +218,14 @@ const SECOND: Parameter = choice("second", "q6_k", "format of the second matrix:
 /// # Errors
 /// More warps, slots or column tiles than a block can have.
 pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
+    tiling_with(settings, &[0, 1, 2, 4], "0, 1, 2 or 4")
+}
+
+/// As [`tiling`], with the numbers of column tiles that a kernel has, and how a message lists them.
+///
+/// # Errors
+/// As [`tiling`].
+pub fn tiling_with(settings: &Settings, columns: &[usize], listed: &str) -> Result<Tiling, SettingError> {
     let tiling = Tiling {
         warps: settings.number("warps")?,
         slots: settings.number("slots")?,
@@ -227,7 +235,7 @@ pub fn tiling(settings: &Settings) -> Result<Tiling, SettingError> {
     settings.require("warps", (1..=32).contains(&tiling.warps), "1 to 32")?;
     settings.require("slots", (1..=16).contains(&tiling.slots), "1 to 16")?;
     settings.require("blocks", tiling.blocks <= 8, "0 to 8")?;
-    settings.require("columns", [0, 1, 2, 4].contains(&tiling.columns), "0, 1, 2 or 4")?;
+    settings.require("columns", columns.contains(&tiling.columns), listed)?;
     Ok(tiling)
 }
 

@@ -338,7 +338,7 @@ impl Partials {
     pub fn store(&self, sums: &Sums, part: Val<u32>) {
         match sums {
             Sums::Columns(sums) => self.store_columns(*sums, part),
-            Sums::Row(sum) => {
+            Sums::Row(sum, _) => {
                 let place = (part * self.warps + warp_index()) * STRIDE + lane_index();
                 self.sums[place] = sum[0];
             }

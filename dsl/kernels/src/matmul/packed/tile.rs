@@ -6,7 +6,7 @@ use super::columns::{Activations, Columns, SumOperands};
 use super::format::{PackedFormat, Tile};
 use super::layout::Quads;
 use super::stream::Tiling;
-use super::worth::{FourScales, RowWorth};
+use super::worth::{FourScales, OwnRow, RowWorth};
 
 /// Sums of products start here: as the bits of a float, this number plus a small integer is 1.5·2^23 plus that integer.
 /// So the integer sum of a matrix instruction is a float at once, exact for integers below 2^22.
@@ -18,17 +18,17 @@ pub const FLOAT_START: f32 = 12_582_912.0;
 pub enum Sums {
     /// [2 halves, column tiles]
     Columns(Products<f32>),
-    /// Of one token: a row's in each lane.
-    Row(Registers<f32>),
+    /// Of one token: a row's in each lane, and what that row of the tile at hand is worth.
+    Row(Registers<f32>, OwnRow),
 }
 
 impl Sums {
-    /// Nothing yet.
+    /// Nothing yet, for tiles whose rows are worth what `worth` says.
     #[tile_fn]
-    pub fn zeros(tiling: Tiling) -> Self {
-        if tiling.columns == 0 {
+    pub fn zeros(worth: &RowWorth, tiling: Tiling) -> Self {
+        if let Some(own) = worth.own {
             let sum = Registers::<f32>::filled(1, 0.0);
-            Self::Row(sum)
+            Self::Row(sum, own)
         } else {
             let sums = Products::<f32>::zeros(2 * tiling.columns);
             Self::Columns(sums)

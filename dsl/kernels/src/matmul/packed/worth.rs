@@ -52,7 +52,7 @@ impl WorthShape {
 
 /// What the row of a lane is worth, where no other lane needs to know it.
 #[derive(Clone, Copy)]
-struct OwnRow {
+pub struct OwnRow {
     /// Of each sub-block, or each half of one.
     scales: Registers<f32>,
     /// What a minimum takes away: one number.
@@ -66,7 +66,8 @@ pub struct RowWorth {
     /// [warps, 32 rows, stride]
     values: Shared<f32>,
     stride: usize,
-    own: Option<OwnRow>,
+    /// Where lanes keep it: with one token.
+    pub own: Option<OwnRow>,
 }
 
 impl RowWorth {
@@ -145,18 +146,18 @@ impl RowWorth {
         }
     }
 
-    /// Adds a tile's product with one token onto `sum`, which is that of this lane's row: `counts` are the integer sums of a
+    /// Adds a tile's product with one token onto `sum`, which is that of this lane's row, worth `own`: `counts` are the integer sums of a
     /// warp's rows, [2 halves, scales of a sub-block], with sub-blocks as columns, `minima` those of minima times activations,
     /// [2 halves], the same in all columns. The scales of the activations are `scales`, one for each sub-block.
     #[tile_fn]
     pub fn add_row<Format: PackedFormat>(
         &self,
         sum: Registers<f32>,
+        own: OwnRow,
         counts: Products<i32>,
         minima: Option<Products<f32>>,
         scales: Registers<f32>,
     ) {
-        let Some(own) = self.own else { return };
         let count = Format::SCALES * SUB_BLOCKS;
         if Format::HAS_MINIMA {
             /// sums take the places of the minima
